@@ -1,0 +1,75 @@
+"""nuScenes' names: classes, attributes, map layers. Orders are part of published models.
+
+Source: nuscenes-devkit 1.2.0 ``eval/detection/utils.py``; order of the classes as in MIT BEVFusion.
+"""
+
+from __future__ import annotations
+
+DETECTION_CLASSES = (
+    "car",
+    "truck",
+    "construction_vehicle",
+    "bus",
+    "trailer",
+    "barrier",
+    "motorcycle",
+    "bicycle",
+    "pedestrian",
+    "traffic_cone",
+)
+
+ATTRIBUTES = (
+    "cycle.with_rider",
+    "cycle.without_rider",
+    "pedestrian.moving",
+    "pedestrian.standing",
+    "pedestrian.sitting_lying_down",
+    "vehicle.moving",
+    "vehicle.parked",
+    "vehicle.stopped",
+)
+
+MAP_CLASSES = (
+    "drivable_area",
+    "ped_crossing",
+    "walkway",
+    "stop_line",
+    "carpark_area",
+    "divider",
+)
+
+CLASS_OF_CATEGORY = {
+    "human.pedestrian.adult": "pedestrian",
+    "human.pedestrian.child": "pedestrian",
+    "human.pedestrian.construction_worker": "pedestrian",
+    "human.pedestrian.police_officer": "pedestrian",
+    "movable_object.barrier": "barrier",
+    "movable_object.trafficcone": "traffic_cone",
+    "vehicle.bicycle": "bicycle",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.car": "car",
+    "vehicle.construction": "construction_vehicle",
+    "vehicle.motorcycle": "motorcycle",
+    "vehicle.trailer": "trailer",
+    "vehicle.truck": "truck",
+}
+
+
+def attributes_of(detection_class: str) -> tuple[str, ...]:
+    """The attributes that a box of this class may carry; none for cones and barriers."""
+    if detection_class in ("bicycle", "motorcycle"):
+        prefix = "cycle."
+    elif detection_class == "pedestrian":
+        prefix = "pedestrian."
+    elif detection_class in ("barrier", "traffic_cone"):
+        return ()
+    else:
+        prefix = "vehicle."
+    return tuple(name for name in ATTRIBUTES if name.startswith(prefix))
+
+
+def label_of_category(category: str) -> int:
+    """Index into ``DETECTION_CLASSES``, or -1 for a category outside it."""
+    name = CLASS_OF_CATEGORY.get(category)
+    return DETECTION_CLASSES.index(name) if name else -1
