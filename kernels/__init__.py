@@ -1,0 +1,43 @@
+"""Array operations: a reference that defines each, a CPU path and Triton kernels.
+
+The torch parts are loaded when first asked for, so that a deployed runtime, which has no torch,
+can import :mod:`bevstack.kernels.grid` and the numba modules.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .grid import BEVGrid
+
+if TYPE_CHECKING:
+    from .bev_pool import BEVPoolPlan, bev_pool, plan_bev_pool
+    from .voxelize import Voxels, pillar_max, scatter_to_bev, voxelize
+
+_HOME = {
+    "BEVPoolPlan": "bev_pool",
+    "bev_pool": "bev_pool",
+    "plan_bev_pool": "bev_pool",
+    "Voxels": "voxelize",
+    "pillar_max": "voxelize",
+    "scatter_to_bev": "voxelize",
+    "voxelize": "voxelize",
+}
+
+__all__ = [
+    "BEVGrid",
+    "BEVPoolPlan",
+    "Voxels",
+    "bev_pool",
+    "pillar_max",
+    "plan_bev_pool",
+    "scatter_to_bev",
+    "voxelize",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)
