@@ -1,0 +1,72 @@
+"""The ``bevstack`` command: a verb per job.
+
+Only the chosen verb's module is imported, so that ``bevstack index`` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+VERBS = {
+    "synthesize": "write a synthetic nuScenes dataset",
+    "index": "index a nuScenes folder",
+    "train": "train a model",
+    "evaluate": "official metrics of a trained model",
+    "view": "pictures of frames, truth and detections",
+    "doctor": "what this machine has, and which path each operation takes",
+}
+
+
+def usage() -> str:
+    """The text of ``bevstack --help``."""
+    lines = [f"  {verb:<12} {text}" for verb, text in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: bevstack VERB [options]",
+            "",
+            *lines,
+            "",
+            "bevstack VERB --help lists its options.",
+        ]
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one verb. A user's mistake is one sentence and exit status 2, not a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    verb, options = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        raise SystemExit(f"bevstack has no verb {verb!r}\n\n{usage()}")
+    try:
+        run_verb(verb, options)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("bevstack", ""):
+            raise
+        print(f"bevstack {verb} needs the package {package}: `bevstack doctor` says how to get it",
+              file=sys.stderr)  # fmt: skip
+        raise SystemExit(2) from error
+    except ValueError as error:  # DataError and contradictions in a config
+        print(f"bevstack {verb}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def run_verb(verb: str, options: list[str]) -> None:
+    """Import the verb's module and call it with the parsed options."""
+    module = importlib.import_module(f".commands.{verb}", __package__)
+    if hasattr(module, "main"):  # a verb with a parser of its own
+        module.main(options)
+        return
+    from jsonargparse import auto_cli
+
+    auto_cli(getattr(module, verb), args=options, prog=f"bevstack {verb}")
+
+
+if __name__ == "__main__":
+    main()
