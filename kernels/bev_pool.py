@@ -1,19 +1,19 @@
 """Pool lifted camera features into BEV cells.
 
-pooled[g, c] = sum of depth[p] * features[pixel(p), c] over the points p with cell[p] = g
+    pooled[g, c] = sum of depth[p] * features[pixel(p), c] over the points p with cell[p] = g
+
+P = N * D * H * W frustum points, R vertical runs of points in the same cell, G cells in all. What
+a run is, and why it pays, is told in ``numba_bev_pool.py`` (CPU); ``triton_bev_pool.py`` holds the
+GPU kernels. They are files of their own because a deployed runtime has no torch and a CPU build of
+torch may have no Triton.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
-
-
-class BEVPoolPlan(NamedTuple):
-    """Which points fall in which cell."""
-
-    cell: Tensor
 
 
 def bev_pool_reference(depth: Tensor, features: Tensor, cell: Tensor, num_cells: int) -> Tensor:
@@ -24,9 +24,223 @@ def bev_pool_reference(depth: Tensor, features: Tensor, cell: Tensor, num_cells:
     return pooled.index_add(0, cell[inside], lifted[inside])
 
 
+class BEVPoolPlan(NamedTuple):
+    """The frustum points grouped into runs, by cell for forward and by image column for backward.
+
+    It follows from calibration and augmentation alone. On a GPU R is the number of points, since
+    the number of runs would have to be waited for, and rows past the last run are not used.
+    """
+
+    cell_first: Tensor  # (G + 1,) int32, runs of cell g: cell_first[g] to cell_first[g + 1]
+    by_cell: Tensor  # (R, 2) int32: first point, number of points (one per image row)
+    column_first: Tensor  # (N * W + 1,) int32, the same for image column n * W + w
+    by_column: Tensor  # (R, 3) int32: first point, number of points, cell
+
+
+# --- CPU ------------------------------------------------------------------------------------------
+
+
+def plan_cpu(cell: Tensor, num_cells: int) -> list[Tensor]:
+    """The plan of :func:`plan_bev_pool`, made by numba."""
+    from .numba_bev_pool import find_runs  # here: numba takes a second to import, a GPU needs none
+
+    runs = find_runs(cell.contiguous().numpy(), num_cells, torch.get_num_threads())
+    return [torch.from_numpy(part) for part in runs]
+
+
+def bev_pool_cpu(
+    depth: Tensor,
+    features: Tensor,
+    cell_first: Tensor,
+    by_cell: Tensor,
+    column_first: Tensor,
+    by_column: Tensor,
+) -> Tensor:
+    """The sum over a plan, made by numba."""
+    from .numba_bev_pool import pool_runs
+
+    plan = BEVPoolPlan(cell_first, by_cell, column_first, by_column)
+    pooled = pool_runs(*_arrays(depth, features), _runs(plan), torch.get_num_threads())
+    return torch.from_numpy(pooled).to(features.dtype)
+
+
+def bev_pool_backward_cpu(
+    grad: Tensor, depth: Tensor, features: Tensor, column_first: Tensor, by_column: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients to depth and features, made by numba."""
+    from .numba_bev_pool import pool_runs_backward
+
+    plan = BEVPoolPlan(column_first[:0], by_column[:0, :2], column_first, by_column)
+    arrays = _arrays(grad, depth, features)
+    parts = pool_runs_backward(*arrays, _runs(plan), torch.get_num_threads())
+    grad_depth, grad_features = map(torch.from_numpy, parts)
+    return grad_depth.to(depth.dtype), grad_features.to(features.dtype)
+
+
+def _arrays(*tensors: Tensor) -> list:
+    # numpy has no bfloat16, and sums are in float32 anyway.
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if double else torch.float32
+    return [tensor.detach().to(dtype).contiguous().numpy() for tensor in tensors]
+
+
+def _runs(plan: BEVPoolPlan):
+    from .numba_bev_pool import RunArrays
+
+    return RunArrays(*(part.contiguous().numpy() for part in plan))
+
+
+# --- GPU ------------------------------------------------------------------------------------------
+
+
+def plan_on_device(cell: Tensor, num_cells: int) -> list[Tensor]:
+    """The plan in tensor operations of fixed shape: the host never waits for the device."""
+    N, D, H, W = cell.shape
+    P = cell.numel()
+    line = cell.permute(0, 3, 1, 2).reshape(
+        N * W * D, H
+    )  # (N * W * D, H), an image column at a time
+    inside = line >= 0
+    border = torch.nn.functional.pad(line, (1, 1), value=-1)
+    head = inside & (line != border[:, :-2])
+    tail = inside & (line != border[:, 2:])
+    run = head.flatten().cumsum(0) - 1
+
+    def per_run(value: Tensor, where: Tensor, unused: int) -> Tensor:
+        # What is not at `where` goes to one place too many, which is cut off.
+        out = value.new_full((P + 1,), unused)
+        return out.scatter_(0, run.where(where.flatten(), P), value.flatten())[:P]
+
+    point = torch.arange(P, device=cell.device).view(N, D, H, W).permute(0, 3, 1, 2)
+    point = point.reshape(line.shape)
+    first = per_run(point, head, 0)
+    last = per_run(point, tail, -1)
+    cells = per_run(line, head, num_cells)
+    length = (last - first).div(W, rounding_mode="floor") + 1
+    by_column = torch.stack([first, length, cells], dim=1).int()
+    column_first = head.view(N * W, D * H).sum(1).cumsum(0)
+    column_first = torch.nn.functional.pad(column_first, (1, 0)).int()
+    sorted_cells, order = cells.sort(stable=True)  # stable: the order of each sum is fixed
+    bounds = torch.arange(num_cells + 1, device=cell.device)
+    cell_first = torch.searchsorted(sorted_cells, bounds).int()
+    return [cell_first, by_column[order, :2].contiguous(), column_first, by_column]
+
+
+def bev_pool_triton(
+    depth: Tensor,
+    features: Tensor,
+    cell_first: Tensor,
+    by_cell: Tensor,
+    column_first: Tensor,
+    by_column: Tensor,
+) -> Tensor:
+    """The sum over a plan, made by Triton."""
+    from .triton_bev_pool import pool_runs
+
+    return pool_runs(depth, features, cell_first, by_cell)
+
+
+def bev_pool_backward_triton(
+    grad: Tensor, depth: Tensor, features: Tensor, column_first: Tensor, by_column: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients to depth and features, made by Triton."""
+    from .triton_bev_pool import pool_runs_backward
+
+    return pool_runs_backward(grad, depth, features, column_first, by_column)
+
+
+# --- torch.library --------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("bevstack::plan_bev_pool", mutates_args=(), device_types="cpu")
+def _plan_bev_pool(cell: Tensor, num_cells: int) -> list[Tensor]:
+    return plan_cpu(cell, num_cells)
+
+
+_plan_bev_pool.register_kernel("cuda")(plan_on_device)
+
+
+@_plan_bev_pool.register_fake
+def _(cell: Tensor, num_cells: int) -> list[Tensor]:
+    on_cpu = cell.device.type == "cpu"
+    runs = torch.library.get_ctx().new_dynamic_size() if on_cpu else cell.numel()
+    shapes = (num_cells + 1,), (runs, 2), (cell.shape[0] * cell.shape[3] + 1,), (runs, 3)
+    return [cell.new_empty(shape, dtype=torch.int32) for shape in shapes]
+
+
+@torch.library.custom_op("bevstack::bev_pool", mutates_args=(), device_types="cpu")
+def _bev_pool(
+    depth: Tensor,
+    features: Tensor,
+    cell_first: Tensor,
+    by_cell: Tensor,
+    column_first: Tensor,
+    by_column: Tensor,
+) -> Tensor:
+    return bev_pool_cpu(depth, features, cell_first, by_cell, column_first, by_column)
+
+
+_bev_pool.register_kernel("cuda")(bev_pool_triton)
+
+
+@_bev_pool.register_fake
+def _(depth, features, cell_first, by_cell, column_first, by_column):
+    return features.new_empty(cell_first.shape[0] - 1, features.shape[-1])
+
+
+@torch.library.custom_op("bevstack::bev_pool_backward", mutates_args=(), device_types="cpu")
+def _bev_pool_backward(
+    grad: Tensor, depth: Tensor, features: Tensor, column_first: Tensor, by_column: Tensor
+) -> tuple[Tensor, Tensor]:
+    return bev_pool_backward_cpu(grad, depth, features, column_first, by_column)
+
+
+_bev_pool_backward.register_kernel("cuda")(bev_pool_backward_triton)
+
+
+@_bev_pool_backward.register_fake
+def _(grad, depth, features, column_first, by_column):
+    return depth.new_empty(depth.shape), features.new_empty(features.shape)
+
+
+def _save_inputs(ctx, inputs, output) -> None:
+    depth, features, _, _, column_first, by_column = inputs
+    ctx.save_for_backward(depth, features, column_first, by_column)
+
+
+def _backward(ctx, grad: Tensor):
+    grad_depth, grad_features = _bev_pool_backward(grad, *ctx.saved_tensors)
+    return grad_depth, grad_features, None, None, None, None
+
+
+_bev_pool.register_autograd(_backward, setup_context=_save_inputs)
+
+
+# --- Public ---------------------------------------------------------------------------------------
+
+
 def plan_bev_pool(cell: Tensor, num_cells: int) -> BEVPoolPlan:
-    """Group the points by cell."""
-    return BEVPoolPlan(cell)
+    """Group frustum points by cell, for :func:`bev_pool`.
+
+    Args:
+        cell: (N, D, H, W) int64 from ``BEVGrid.flat_cell``; -1 marks a point outside the grid.
+        num_cells: number of cells in the grid, times the batch size where ``cell`` has one.
+
+    Returns:
+        The plan, good for as long as ``cell`` is.
+
+    Raises:
+        ValueError: if ``cell`` is not (N, D, H, W) int64, or (on the CPU, where looking costs
+            nothing) holds an index that is not in -1 .. num_cells - 1.
+    """
+    if cell.ndim != 4 or cell.dtype != torch.int64:
+        raise ValueError(
+            f"cell must be (N, D, H, W) int64, not {tuple(cell.shape)} {cell.dtype}; "
+            "see BEVGrid.flat_cell"
+        )
+    if max(cell.numel(), num_cells) >= 2**31 - 1:
+        raise ValueError("a plan counts points and cells in 32 bits; split the batch")
+    return BEVPoolPlan(*_plan_bev_pool(cell, num_cells))
 
 
 def bev_pool(
@@ -38,15 +252,35 @@ def bev_pool(
 ) -> Tensor:
     """Pool lifted camera features into BEV cells; differentiable in depth and features.
 
+    Sums are in float32 (float64 for float64), in a fixed order: same input, same bits.
+
     Args:
         depth: (N, D, H, W) float, weight of every depth bin of every pixel.
         features: (N, H, W, C) float.
         cell: (N, D, H, W) int64 from ``BEVGrid.flat_cell``; -1 marks a point outside the grid.
-        num_cells: number of cells in the grid.
-        plan: from ``plan_bev_pool(cell, num_cells)``, to be used again while ``cell`` is the same.
+            For a batch, add ``sample * grid.num_cells`` to the points inside.
+        num_cells: number of cells in the grid, times the batch size.
+        plan: ``plan_bev_pool(cell, num_cells)``, made once where the calibration is fixed; made
+            here otherwise.
 
     Returns:
         (num_cells, C) in the dtype of ``features``; empty cells are zero.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
     """
-    pooled = bev_pool_reference(depth.float(), features.float(), cell, num_cells)
-    return pooled.to(features.dtype)
+    N, _, H, W = depth.shape
+    if features.ndim != 4 or features.shape[:3] != (N, H, W) or cell.shape != depth.shape:
+        raise ValueError(
+            "expected depth (N, D, H, W), features (N, H, W, C) and cell (N, D, H, W), not "
+            f"{tuple(depth.shape)}, {tuple(features.shape)} and {tuple(cell.shape)}"
+        )
+    if plan is None:
+        plan = plan_bev_pool(cell, num_cells)
+    elif plan.cell_first.shape[0] != num_cells + 1 or plan.column_first.shape[0] != N * W + 1:
+        raise ValueError(
+            f"the plan is for {plan.cell_first.shape[0] - 1} cells and "
+            f"{plan.column_first.shape[0] - 1} image columns, not {num_cells} and {N * W}; "
+            "make a new one with plan_bev_pool"
+        )
+    return _bev_pool(depth, features, *plan)

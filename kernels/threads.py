@@ -1,0 +1,106 @@
+"""Run compiled loops on several cores, and compile them.
+
+Plain Python threads over loops that release the GIL, not numba's own threads: numba aborts the
+process when its OpenMP pool meets a fork (a data loader's workers) and when its workqueue pool is
+entered from two threads. It also compiles a serial loop several times faster than a parallel one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
+
+import numba
+
+# Each range is the work of one thread: what it writes, no other does, so that the result does not
+# depend on their number. More ranges than threads, because some hold more work than others.
+RANGES_PER_THREAD = 8
+
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+_lock = threading.Lock()
+
+
+def compiled(function: Callable) -> Any:
+    """Compile a loop with numba at its first call; the result is kept on disk where possible.
+
+    Sums may be reassociated, which vectorises them; the same machine gives the same bits.
+    """
+    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no writable folder for the cache: a read-only container
+        return numba.njit(**options)(function)
+
+
+def available_threads() -> int:
+    """Number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def in_parallel(
+    work: Callable[[int, int], None],
+    size: int,
+    num_threads: int | None = None,
+    smallest: int = 1,
+) -> None:
+    """Call ``work(low, high)`` for ranges that together cover ``range(size)``.
+
+    Args:
+        work: runs one range; must release the GIL to gain from threads.
+        size: number of items.
+        num_threads: threads to use; all cores of this process by default.
+        smallest: fewest items that are worth a range of their own.
+    """
+    num_threads = num_threads or available_threads()
+    num_ranges = min(num_threads * RANGES_PER_THREAD, size // smallest)
+    if num_threads == 1 or num_ranges <= 1:
+        work(0, size)
+        return
+    bounds = [size * i // num_ranges for i in range(num_ranges + 1)]
+    ranges = deque(pairwise(bounds))
+
+    def drain() -> None:
+        while True:
+            try:
+                low, high = ranges.popleft()
+            except IndexError:
+                return
+            work(low, high)
+
+    helpers = _threads(num_threads - 1)
+    futures = [helpers.submit(drain) for _ in range(min(num_threads, num_ranges) - 1)]
+    try:
+        drain()
+    finally:
+        # Also when this range failed: the others still write to the caller's arrays.
+        ranges.clear()
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+
+
+def _threads(size: int) -> ThreadPoolExecutor:
+    global _pool, _pool_size
+    with _lock:
+        if _pool is None or _pool_size < size:
+            _pool, _pool_size = ThreadPoolExecutor(size, thread_name_prefix="bevstack"), size
+        return _pool
+
+
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads, and perhaps a lock held for ever."""
+    global _pool, _pool_size, _lock
+    _pool, _pool_size, _lock = None, 0, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
