@@ -1,0 +1,92 @@
+"""Does fusion help? Train fusion, LiDAR-only and camera-only on the same data and budget.
+
+    python tools/compare_sensors.py --root runs/demo/world --seconds 300
+
+The world is that of `make demo`. Writes docs/results/sensors.json and sensors.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = "configs/tiny/fusion.yaml"
+OVERLAYS = {  # each is laid over the fusion config
+    "camera + LiDAR": None,
+    "LiDAR only": "configs/tiny/lidar_only.yaml",
+    "camera only": "configs/tiny/camera_only.yaml",
+}
+
+
+def run(*arguments: object) -> None:
+    """One `bevstack` command."""
+    command = [str(Path(sys.executable).with_name("bevstack")), *map(str, arguments)]
+    print("$", *command, flush=True)
+    subprocess.run(command, cwd=ROOT, check=True)
+
+
+def train_and_evaluate(overlay: str | None, options: argparse.Namespace, folder: Path) -> dict:
+    """Train one sensor set and give its metrics."""
+    shutil.rmtree(folder, ignore_errors=True)
+    configs = ["--config", BASE, *(["--config", overlay] if overlay else [])]
+    run("train", *configs, "--data.root", options.root, "--data.version", options.version,
+        "--training.max_seconds", options.seconds, "--run_folder", folder)  # fmt: skip
+    run("evaluate", folder)
+    return json.loads((folder / "evaluation" / "metrics.json").read_text())
+
+
+def table(results: dict[str, dict]) -> str:
+    """The results as a Markdown table."""
+    lines = ["| sensors | mAP | NDS | map mIoU |", "| --- | --- | --- | --- |"]
+    for name, metrics in results.items():
+        detection = metrics["detection"]
+        lines.append(
+            f"| {name} | {detection['mAP']:.3f} | {detection['NDS']:.3f} "
+            f"| {metrics['map']['mIoU']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", default="runs/demo/world")
+    parser.add_argument("--version", default="v1.0-trainval")
+    parser.add_argument("--seconds", type=int, default=300, help="training budget of each")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    options = parser.parse_args()
+    results = {
+        name: train_and_evaluate(
+            overlay, options, ROOT / "runs" / "sensors" / name.replace(" ", "")
+        )
+        for name, overlay in OVERLAYS.items()
+    }
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    provenance = {
+        "command": f"python tools/compare_sensors.py --seconds {options.seconds}",
+        "commit": commit,
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, CPU only, 2 cores",
+        "seconds": options.seconds,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    content = {**provenance, "results": results}
+    (options.out / "sensors.json").write_text(json.dumps(content, indent=2) + "\n")
+    note = (
+        f"Same synthetic world, same {options.seconds} s of training each on two CPU cores; scenes "
+        f"not trained on. Commit {commit}, {provenance['date']}: `{provenance['command']}`"
+    )
+    (options.out / "sensors.md").write_text(f"{table(results)}\n\n{note}\n")
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()

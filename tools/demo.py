@@ -1,0 +1,99 @@
+"""The whole path at once: synthesize, index, train, evaluate, report.
+
+    python tools/demo.py --size full|smoke [--out runs/demo]
+
+Each stage is the `bevstack` command that a user would type; it is printed before it runs. Ends
+with OUT/report.html and OUT/metrics.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = ROOT / "configs" / "tiny" / "fusion.yaml"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    scenes: int
+    frames: int  # key frames per scene
+    image_size: str  # width,height
+    train_seconds: int
+    version: str
+
+
+SIZES = {
+    "full": Size(60, 8, "400,225", 450, "v1.0-trainval"),
+    "smoke": Size(4, 4, "400,225", 30, "v1.0-mini"),
+}
+
+
+class Stages:
+    """Runs commands one after another and keeps their times."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.seconds: dict[str, float] = {}
+        self.commands: list[str] = []
+
+    def run(self, name: str, *arguments: object) -> None:
+        """Run one `bevstack` command; stop the demo if it fails."""
+        command = ["bevstack", *map(str, arguments)]
+        self.commands.append(" ".join(command))
+        print(f"\n[{len(self.seconds) + 1}/{self.count}] {' '.join(command)}", flush=True)
+        start = time.monotonic()
+        executable = Path(sys.executable).with_name("bevstack")
+        code = subprocess.run([str(executable), *command[1:]], cwd=ROOT).returncode
+        self.seconds[name] = round(time.monotonic() - start, 1)
+        if code:
+            raise SystemExit(f"demo: `{' '.join(command)}` ended with exit status {code}")
+        print(f"[{len(self.seconds)}/{self.count}] {name}: {self.seconds[name]:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=SIZES, default="full")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    size, out = SIZES[options.size], options.out
+    world, run = out / "world", out / "train"
+    for old in (world, run):  # a demo of another size may lie there
+        shutil.rmtree(old, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+
+    stages = Stages(count=4)
+    start = time.monotonic()
+    stages.run("synthesize", "synthesize", world, "--scenes", size.scenes, "--frames", size.frames,
+               "--seed", options.seed, "--image_size", f"[{size.image_size}]",
+               "--camera_sweeps", "false")  # fmt: skip
+    stages.run("index", "index", world, "--version", size.version)
+    mini = ["--data.train_split", "mini_train", "--data.val_split", "mini_val"]
+    stages.run("train", "train", "--config", CONFIG.relative_to(ROOT), "--data.root", world,
+               "--data.version", size.version, *(mini if size.version == "v1.0-mini" else []),
+               "--training.max_seconds", size.train_seconds, "--run_folder", run)  # fmt: skip
+    stages.run("evaluate", "evaluate", run, "--official", "true", "--ablation", "true",
+               "--report", out / "report.html")  # fmt: skip
+
+    stages.seconds["total"] = round(time.monotonic() - start, 1)
+    metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    metrics["seconds"] = stages.seconds
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    print(f"\nmAP {metrics['detection']['mAP']:.3f}   NDS {metrics['detection']['NDS']:.3f}   "
+          f"map mIoU {metrics['map']['mIoU']:.3f}   {stages.seconds['total']:.0f} s")  # fmt: skip
+    print(f"report:  {(out / 'report.html').resolve()}")
+    print(f"metrics: {(out / 'metrics.json').resolve()}")
+
+
+if __name__ == "__main__":
+    main()
