@@ -157,8 +157,8 @@ def depth_grad_kernel(
 
 
 # Fixed for now; the GPU check of the next step tunes them. (H: image rows, R: runs, G: cells.)
-POOL_BLOCKS = {"BLOCK_G": 4, "BLOCK_H": 4}
-BACKWARD_BLOCKS = {"BLOCK_H": 32, "BLOCK_R": 16}
+POOL_BLOCKS = {"BLOCK_G": 4, "BLOCK_H": 4, "enable_fp_fusion": True}
+BACKWARD_BLOCKS = {"BLOCK_H": 32, "BLOCK_R": 16, "enable_fp_fusion": True}
 
 
 def channel_block(num_channels: int, least: int, most: int) -> int:

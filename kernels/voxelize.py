@@ -1,4 +1,9 @@
-"""Group points into voxels, and put what was computed per voxel back on a dense map."""
+"""Group points into voxels, and put what was computed per voxel back on a dense map.
+
+    voxel(p) = floor((xyz(p) - low) / size);  features[v, c] = mean of points[p, c] over p in v
+
+Pillars are voxels of a grid with one cell along z.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +18,201 @@ from .grid import _num_cells
 
 @dataclass(frozen=True)
 class Voxels:
-    """V voxels that hold at least one of P points.
-
-    Pillars are voxels of a grid with one cell along z.
-    """
+    """V voxels that hold at least one of P points."""
 
     features: Tensor  # (V, C) mean of the point features, differentiable
     coordinates: Tensor  # (V, 4) int64: batch, x, y, z cell
-    num_points: Tensor  # (V,) int64 points in each voxel
+    num_points: Tensor  # (V,) int64 points in each voxel, those dropped by a cap not counted
     point_voxel: Tensor  # (P,) int64 the voxel of each point, -1 for a point in none
     batch_size: int
     shape: tuple[int, int, int]  # cells of the grid along x, y, z
+
+
+# --- Definitions, also the path of devices other than the CPU -------------------------------------
+
+
+def group_points_reference(
+    points: Tensor,
+    batch_index: Tensor,
+    batch_size: int,
+    point_range: Sequence[float],
+    voxel_size: Sequence[float],
+    shape: Sequence[int],
+    max_points: int | None = None,
+    max_voxels: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Coordinates, counts and the voxel of each point, in plain PyTorch (see :class:`Voxels`)."""
+    xyz = _at_least_float32(points)[:, :3]
+    low, high = xyz.new_tensor(point_range[:3]), xyz.new_tensor(point_range[3:])
+    inside = ((xyz >= low) & (xyz < high)).all(1) & (batch_index >= 0) & (batch_index < batch_size)
+    place = inside.nonzero().squeeze(1)
+    cells = ((xyz[place] - low) / xyz.new_tensor(voxel_size)).floor().long()
+    # Clipped: rounding in the division may not leave the grid.
+    cells = cells.minimum(torch.tensor(shape, device=cells.device) - 1)
+    nx, ny, nz = shape
+    flat = ((batch_index[place] * nx + cells[:, 0]) * ny + cells[:, 1]) * nz + cells[:, 2]
+    flat, order = flat.sort(stable=True)  # stable: points of a voxel stay in input order
+    voxel_flat, inverse, counts = flat.unique_consecutive(return_inverse=True, return_counts=True)
+    place = place[order]
+    if max_points is not None or max_voxels is not None:
+        first = counts.cumsum(0) - counts
+        kept = _first_voxels(place[first], voxel_flat // (nx * ny * nz), max_voxels)
+        number = torch.full_like(voxel_flat, -1)
+        number[kept] = torch.arange(len(kept), device=kept.device)
+        rank = torch.arange(len(place), device=place.device) - first[inverse]
+        inverse, counts, voxel_flat = number[inverse], counts[kept], voxel_flat[kept]
+        if max_points is not None:
+            inverse = inverse.where(rank < max_points, -1)
+            counts = counts.clamp(max=max_points)
+    point_voxel = torch.full_like(batch_index, -1).index_copy(0, place, inverse)
+    parts = voxel_flat // (nx * ny * nz), voxel_flat // (ny * nz) % nx, voxel_flat // nz % ny
+    return torch.stack([*parts, voxel_flat % nz], dim=1), counts, point_voxel
+
+
+def _first_voxels(first_point: Tensor, batch: Tensor, max_voxels: int | None) -> Tensor:
+    """Voxels in order of sample and first point, at most ``max_voxels`` of a sample."""
+    order = first_point.argsort()
+    order = order[batch[order].argsort(stable=True)]
+    if max_voxels is None:
+        return order
+    batch = batch[order].contiguous()
+    rank = torch.arange(len(order), device=order.device) - torch.searchsorted(batch, batch)
+    return order[rank < max_voxels]
+
+
+def voxel_mean_reference(features: Tensor, point_voxel: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the points of every voxel: (P, C) to (V, C)."""
+    inside = point_voxel >= 0
+    total = features.new_zeros(counts.shape[0], features.shape[1])
+    total = total.index_add(0, point_voxel[inside], features[inside])
+    return total / counts.clamp(min=1).unsqueeze(1)
+
+
+def voxel_max_reference(features: Tensor, point_voxel: Tensor, num_voxels: int) -> Tensor:
+    """Maximum over the points of every voxel: (P, C) to (V, C); zero without points."""
+    inside = point_voxel >= 0
+    greatest = features.new_zeros(num_voxels, features.shape[1])
+    index = point_voxel[inside].unsqueeze(1).expand(-1, features.shape[1])
+    return greatest.scatter_reduce(0, index, features[inside], "amax", include_self=False)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+# --- CPU and GPU paths, torch.library -------------------------------------------------------------
+
+
+@torch.library.custom_op("bevstack::group_points", mutates_args=(), device_types="cpu")
+def _group_points(
+    points: Tensor,
+    batch_index: Tensor,
+    batch_size: int,
+    point_range: Sequence[float],
+    voxel_size: Sequence[float],
+    shape: Sequence[int],
+    max_points: int | None,
+    max_voxels: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from .numba_voxelize import group_points  # here: numba takes a second to import
+
+    parts = group_points(
+        *(_at_least_float32(points).contiguous().numpy(), batch_index.contiguous().numpy()),
+        *(batch_size, point_range, voxel_size, shape, max_points, max_voxels),
+        num_threads=torch.get_num_threads(),
+    )
+    coordinates, counts, point_voxel = map(torch.from_numpy, parts)
+    return coordinates, counts, point_voxel
+
+
+_group_points.register_kernel("cuda")(group_points_reference)
+
+
+@_group_points.register_fake
+def _(points, batch_index, batch_size, point_range, voxel_size, shape, max_points, max_voxels):
+    voxels = torch.library.get_ctx().new_dynamic_size()
+    shapes = (voxels, 4), (voxels,), (points.shape[0],)
+    return tuple(points.new_empty(shape, dtype=torch.int64) for shape in shapes)
+
+
+@torch.library.custom_op("bevstack::voxel_mean", mutates_args=(), device_types="cpu")
+def _voxel_mean(features: Tensor, point_voxel: Tensor, counts: Tensor) -> Tensor:
+    from .numba_voxelize import mean_of_points
+
+    arrays = _at_least_float32(features).contiguous(), point_voxel.contiguous(), counts
+    mean = mean_of_points(*(array.numpy() for array in arrays), torch.get_num_threads())
+    return torch.from_numpy(mean).to(features.dtype)
+
+
+@_voxel_mean.register_kernel("cuda")
+def _(features: Tensor, point_voxel: Tensor, counts: Tensor) -> Tensor:
+    from .triton_voxelize import mean_of_points
+
+    return mean_of_points(features, point_voxel, counts)
+
+
+@_voxel_mean.register_fake
+def _(features, point_voxel, counts):
+    return features.new_empty(counts.shape[0], features.shape[1])
+
+
+def _save_mean(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[1:])
+
+
+def _mean_backward(ctx, grad: Tensor):
+    point_voxel, counts = ctx.saved_tensors
+    share = grad / counts.clamp(min=1).unsqueeze(1).to(grad.dtype)
+    # One row of zeros more, for the points that are in no voxel: -1 is the last row.
+    share = torch.nn.functional.pad(share, (0, 0, 0, 1))
+    return share.index_select(0, point_voxel.where(point_voxel >= 0, counts.shape[0])), None, None
+
+
+_voxel_mean.register_autograd(_mean_backward, setup_context=_save_mean)
+
+
+@torch.library.custom_op("bevstack::voxel_max", mutates_args=(), device_types="cpu")
+def _voxel_max(features: Tensor, point_voxel: Tensor, num_voxels: int) -> tuple[Tensor, Tensor]:
+    from .numba_voxelize import max_of_points
+
+    arrays = _at_least_float32(features).contiguous(), point_voxel.contiguous()
+    parts = max_of_points(*(array.numpy() for array in arrays), num_voxels, torch.get_num_threads())
+    greatest, winner = map(torch.from_numpy, parts)
+    return greatest.to(features.dtype), winner
+
+
+@_voxel_max.register_kernel("cuda")
+def _(features: Tensor, point_voxel: Tensor, num_voxels: int) -> tuple[Tensor, Tensor]:
+    from .triton_voxelize import max_of_points
+
+    return max_of_points(features, point_voxel, num_voxels)
+
+
+@_voxel_max.register_fake
+def _(features, point_voxel, num_voxels):
+    greatest = features.new_empty(num_voxels, features.shape[1])
+    return greatest, torch.empty_like(greatest, dtype=torch.int64)
+
+
+def _save_winner(ctx, inputs, output) -> None:
+    ctx.num_points = inputs[0].shape[0]
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _max_backward(ctx, grad: Tensor, _):
+    (winner,) = ctx.saved_tensors
+    # A voxel without points writes to one row too many, which is cut off.
+    spread = grad.new_zeros(ctx.num_points + 1, grad.shape[1])
+    spread = spread.scatter(0, winner.where(winner >= 0, ctx.num_points), grad)
+    return spread[: ctx.num_points], None, None
+
+
+_voxel_max.register_autograd(_max_backward, setup_context=_save_winner)
+
+
+# --- Public --------------------------------------------------------------------------------------
 
 
 def voxelize(
@@ -38,47 +227,58 @@ def voxelize(
     """Group points into the voxels of a regular grid; deterministic, nothing dropped unless asked.
 
     Args:
-        points: (P, C) float, x, y, z first.
-        batch_index: (P,) int64, the sample of each point.
-        batch_size: number of samples; the last ones may hold no point.
+        points: (P, C) float, x, y, z first; P may be 0.
+        batch_index: (P,) int64, the sample of each point; a point with another is in no voxel.
+        batch_size: number of samples; any of them may hold no point.
         point_range: lower x, y, z and upper x, y, z, metres; the upper edge is outside.
         voxel_size: edges of a voxel along x, y, z, metres.
         max_points: keep at most this many points per voxel, the first by input order.
         max_voxels: keep at most this many voxels per sample, the first by input order.
 
     Returns:
-        Voxels, by batch, x, y, z; with a cap, by batch and first point, as published models do.
+        The voxels in order of batch, x, y, z; with a cap, in order of batch and first point, as
+        in the published models.
+
+    Raises:
+        ValueError: if the shapes do not fit together, the range is no whole number of voxels, or
+            a cap is not positive.
     """
-    shape = tuple(
-        _num_cells(f"point_range along {axis}", point_range[i + 3] - point_range[i], voxel_size[i])
-        for i, axis in enumerate("xyz")
+    if points.ndim != 2 or points.shape[1] < 3 or batch_index.shape != points.shape[:1]:
+        raise ValueError(
+            "expected points (P, 3 or more) and batch_index (P,), not "
+            f"{tuple(points.shape)} and {tuple(batch_index.shape)}"
+        )
+    for name, cap in (("max_points", max_points), ("max_voxels", max_voxels)):
+        if cap is not None and cap < 1:
+            raise ValueError(f"{name} is {cap}; it must be positive, or None to keep everything")
+    low, high = point_range[:3], point_range[3:]
+    nx, ny, nz = (
+        _num_cells(f"point_range along {axis}", b - a, size)
+        for axis, a, b, size in zip("xyz", low, high, voxel_size, strict=True)
     )
-    xyz = points.detach()[:, :3].float()
-    low, high = xyz.new_tensor(point_range[:3]), xyz.new_tensor(point_range[3:])
-    inside = ((xyz >= low) & (xyz < high)).all(1)
-    cells = ((xyz[inside] - low) / xyz.new_tensor(voxel_size)).floor().long()
-    cells = cells.clamp(min=0).minimum(torch.tensor(shape, device=cells.device) - 1)
-    nx, ny, nz = shape
-    flat = ((batch_index[inside] * nx + cells[:, 0]) * ny + cells[:, 1]) * nz + cells[:, 2]
-    voxel_flat, inverse = flat.unique(return_inverse=True)
-    if max_points is not None or max_voxels is not None:
-        raise NotImplementedError("caps follow")
-    point_voxel = torch.full_like(batch_index, -1)
-    point_voxel[inside] = inverse
-    num_points = inverse.bincount(minlength=len(voxel_flat))
-    sums = points.new_zeros(len(voxel_flat), points.shape[1])
-    sums = sums.index_add(0, inverse, points[inside])
-    coordinates = torch.stack(
-        [
-            voxel_flat // (nx * ny * nz),
-            voxel_flat // (ny * nz) % nx,
-            voxel_flat // nz % ny,
-            voxel_flat % nz,
-        ],
-        dim=1,
+    bounds = list(map(float, point_range)), list(map(float, voxel_size))
+    coordinates, num_points, point_voxel = _group_points(
+        *(points.detach(), batch_index, batch_size),
+        *(*bounds, [nx, ny, nz], max_points, max_voxels),
     )
-    features = sums / num_points.unsqueeze(1)
-    return Voxels(features, coordinates, num_points, point_voxel, batch_size, shape)
+    features = _voxel_mean(points, point_voxel, num_points)
+    return Voxels(features, coordinates, num_points, point_voxel, batch_size, (nx, ny, nz))
+
+
+def pillar_max(point_features: Tensor, point_voxel: Tensor, num_voxels: int) -> Tensor:
+    """Maximum over the points of every voxel; differentiable and deterministic.
+
+    Where several points share the maximum, the first of them gets the gradient.
+
+    Args:
+        point_features: (P, C) float.
+        point_voxel: (P,) int64 from :func:`voxelize`; points with -1 are left out.
+        num_voxels: number of voxels V.
+
+    Returns:
+        (V, C); a voxel without points is zero.
+    """
+    return _voxel_max(point_features, point_voxel, num_voxels)[0]
 
 
 def scatter_to_bev(
@@ -88,32 +288,15 @@ def scatter_to_bev(
 
     Args:
         features: (V, C).
-        coordinates: (V, 4) int64 batch, x, y, z, no (batch, x, y) twice.
+        coordinates: (V, 4) int64 batch, x, y, z; no (batch, x, y) twice.
         batch_size: number of samples B.
         shape: cells along x and y.
 
     Returns:
-        (B, C, X, Y), zero where there is no pillar, channels last in memory.
+        (B, C, X, Y), zero where there is no pillar; channels last in memory.
     """
     nx, ny = shape
     flat = (coordinates[:, 0] * nx + coordinates[:, 1]) * ny + coordinates[:, 2]
     canvas = features.new_zeros(batch_size * nx * ny, features.shape[1])
     canvas = canvas.index_copy(0, flat, features)
-    return canvas.view(batch_size, nx, ny, -1).movedim(-1, 1)
-
-
-def pillar_max(point_features: Tensor, point_voxel: Tensor, num_voxels: int) -> Tensor:
-    """Maximum over the points of every voxel; differentiable.
-
-    Args:
-        point_features: (P, C).
-        point_voxel: (P,) int64 from ``voxelize``; points with -1 are left out.
-        num_voxels: number of voxels V.
-
-    Returns:
-        (V, C); a voxel without points is zero.
-    """
-    inside = point_voxel >= 0
-    out = point_features.new_zeros(num_voxels, point_features.shape[1])
-    index = point_voxel[inside].unsqueeze(1).expand(-1, point_features.shape[1])
-    return out.scatter_reduce(0, index, point_features[inside], "amax", include_self=False)
+    return canvas.view(batch_size, nx, ny, features.shape[1]).movedim(-1, 1)
