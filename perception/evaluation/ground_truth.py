@@ -1,0 +1,86 @@
+"""What the annotators wrote down for a split, ready for the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.errors import DataError
+from ...datasets.frame import Annotations
+from ...datasets.geometry import quaternion_from_yaw
+from .boxes import GlobalBoxes, upright_in_global
+
+BIKE_RACK = "static_object.bicycle_rack"
+
+
+class AnnotatedFrame(Protocol):
+    """The part of ``Frame`` that is needed here."""
+
+    @property
+    def global_from_ego(self) -> NDArray: ...
+
+
+class AnnotationReader(Protocol):
+    """The part of a data set's reader that is needed here."""
+
+    @property
+    def tokens(self) -> Sequence[str]: ...
+
+    def annotations(self, index: int, /) -> Annotations | None: ...
+
+    def __getitem__(self, index: int, /) -> AnnotatedFrame: ...
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """The annotations of F samples in the global frame."""
+
+    tokens: tuple[str, ...]  # (F,)
+    ego_position: NDArray[np.float64]  # (F, 2) vehicle in the global frame at the key LiDAR time
+    boxes: GlobalBoxes  # the ten detection classes, in the order of the annotation table
+    bike_racks: GlobalBoxes  # boxes inside which bicycles and motorcycles do not count
+
+
+def ground_truth(reader: AnnotationReader) -> GroundTruth:
+    """Collect a split's annotations; no sensor file is opened.
+
+    Raises:
+        DataError: if a frame has no annotations (the test split).
+    """
+    boxes, racks, position = [], [], []
+    for index, token in enumerate(reader.tokens):
+        annotations = reader.annotations(index)
+        if annotations is None:
+            raise DataError(f"sample {token} has no annotations to evaluate against (test split?)")
+        global_from_ego = reader[index].global_from_ego
+        position.append(global_from_ego[:2, 3])
+        is_rack = np.array([name == BIKE_RACK for name in annotations.category], bool)
+        in_global = _in_global(annotations, global_from_ego, index)
+        boxes.append(in_global[in_global.label >= 0])
+        racks.append(in_global[is_rack])
+    return GroundTruth(
+        tokens=tuple(reader.tokens),
+        ego_position=np.array(position, np.float64).reshape(-1, 2),
+        boxes=GlobalBoxes.concatenate(boxes),
+        bike_racks=GlobalBoxes.concatenate(racks),
+    )
+
+
+def _in_global(annotations: Annotations, global_from_ego: NDArray, sample: int) -> GlobalBoxes:
+    boxes = upright_in_global(annotations.boxes, global_from_ego)
+    count = len(boxes)
+    return GlobalBoxes(
+        sample=np.full(count, sample, np.int64),
+        translation=boxes.center,
+        size=boxes.size[:, [1, 0, 2]],
+        rotation=quaternion_from_yaw(boxes.yaw),
+        velocity=boxes.velocity,
+        label=boxes.label,
+        score=np.full(count, -1.0),
+        attribute=annotations.attribute,
+        num_points=annotations.num_lidar_points + annotations.num_radar_points,
+    )
