@@ -1,0 +1,90 @@
+"""The camera branch: images to a BEV map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...datasets.batch import Batch
+from ...kernels.grid import BEVGrid
+from ..layers import absent_map, zero_where_absent
+from .fpn import FPN
+from .image_backbone import ImageBackbone
+from .lift_splat import DepthOutput, LiftSplat
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class CameraEncoder(nn.Module):
+    """Any number of cameras to one BEV map: backbone, feature pyramid, lift-splat.
+
+    Args:
+        grid: the BEV grid to fill.
+        backbone: image network.
+        fpn: feature pyramid, made from the channels of the backbone's maps.
+        lift: view transform, made from the pyramid's channels and the grid.
+        depth_loss_weight: weight of the cross-entropy between predicted depth and LiDAR's; the
+            points are needed in training only. 0 turns it off.
+    """
+
+    def __init__(
+        self,
+        grid: BEVGrid,
+        backbone: ImageBackbone,
+        fpn: Callable[[Sequence[int]], FPN],
+        lift: Callable[[int, BEVGrid], LiftSplat],
+        depth_loss_weight: float = 0.0,
+    ):
+        super().__init__()
+        self.grid = grid
+        self.backbone = backbone
+        self.fpn = fpn(backbone.out_channels)
+        self.lift = lift(self.fpn.out_channels, grid)
+        self.depth_loss_weight = depth_loss_weight
+        self.out_channels = self.lift.out_channels
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, DepthOutput | None]:
+        """Encode the images of a batch.
+
+        Returns:
+            (B, out_channels, *grid.shape), zero for a sample without images, and the predicted
+            depth, None where the batch has no image at all.
+        """
+        if len(batch.images) == 0:
+            return absent_map(self, batch.size, (self.out_channels, *self.grid.shape)), None
+        images = (batch.images.float() - self.mean) / self.std
+        features = self.fpn(self.backbone(images))
+        bev_from_feature = batch.bev_from_image @ self._image_from_feature(batch.images.device)
+        bev, depth = self.lift(
+            features,
+            bev_from_feature,
+            batch.image_sample,
+            batch.size,
+            batch.points,
+            batch.point_sample,
+        )
+        return zero_where_absent(bev, batch.image_sample), depth
+
+    def loss(self, output: DepthOutput, batch: Batch) -> dict[str, Tensor]:
+        """The weighted depth loss; empty if it is turned off."""
+        if not self.depth_loss_weight:
+            return {}
+        loss = self.lift.depth_loss(output, batch.points, batch.point_sample)
+        return {"cross_entropy": self.depth_loss_weight * loss}
+
+    def _image_from_feature(self, device: torch.device) -> Tensor:
+        """(4, 4) takes (u * d, v * d, d, 1) in feature pixels to the same in image pixels.
+
+        Feature pixel i covers image pixels i * stride to (i + 1) * stride - 1, whose middle is
+        (i + 0.5) * stride - 0.5: pixel 0 has its centre at 0, in both.
+        """
+        stride = self.backbone.strides[0]
+        matrix = torch.eye(4, device=device)
+        matrix[0, 0] = matrix[1, 1] = stride
+        matrix[0, 2] = matrix[1, 2] = stride / 2 - 0.5
+        return matrix

@@ -1,0 +1,43 @@
+"""Feature pyramid: image features of several strides joined at the finest one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import ConvBlock
+
+
+class FPN(nn.Module):
+    """Top-down feature pyramid (Lin et al., CVPR 2017) that gives its finest level.
+
+    Args:
+        in_channels: channels of the maps, finest first.
+        out_channels: channels of the result.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int = 128):
+        super().__init__()
+        self.out_channels = out_channels
+        self.lateral = nn.ModuleList(ConvBlock(c, out_channels, 1) for c in in_channels)
+        self.smooth = ConvBlock(out_channels, out_channels)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Join the maps.
+
+        Args:
+            maps: (N, in_channels[i], H_i, W_i), finest first.
+
+        Returns:
+            (N, out_channels, H_0, W_0).
+        """
+        joined = None
+        for lateral, features in zip(reversed(self.lateral), reversed(maps)):
+            level = lateral(features)
+            if joined is not None:
+                size = level.shape[-2:]
+                level = level + F.interpolate(joined, size, mode="bilinear", align_corners=False)
+            joined = level
+        return self.smooth(joined)

@@ -1,0 +1,58 @@
+"""What LiDAR tells about the depth of image pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def nearest_depth(
+    points: Tensor,
+    point_sample: Tensor,
+    bev_from_image: Tensor,
+    image_sample: Tensor,
+    size: tuple[int, int],
+) -> Tensor:
+    """Depth of the nearest LiDAR point in every pixel.
+
+    The nearest wins by a minimum, which does not depend on the order of the points: a far point
+    seen past an edge never replaces a near one, and two runs agree bit by bit.
+
+    Args:
+        points: (P, 3 or more) x, y, z in the (augmented) BEV frame.
+        point_sample: (P,) which sample a point belongs to.
+        bev_from_image: (N, 4, 4) takes (u * d, v * d, d, 1) to the BEV frame, where pixel
+            (row i, column j) of the result has its centre at u = j, v = i. It contains the
+            augmentations of image and BEV, so its inverse undoes them: d is in true metres.
+        image_sample: (N,) which sample an image belongs to.
+        size: H, W of the result.
+
+    Returns:
+        (N, H, W) float32 metres along the optical axis; infinity where there is no point.
+    """
+    height, width = size
+    # float64: the matrices hold both metres and 1 / focal length.
+    image_from_bev = torch.linalg.inv(bev_from_image.double()).float()
+    nearest = points.new_full((len(bev_from_image) * height * width,), torch.inf, dtype=torch.float)
+    position = torch.nn.functional.pad(points[:, :3].float(), (0, 1), value=1.0)  # (P, 4)
+    for sample in image_sample.unique().tolist():
+        images = (image_sample == sample).nonzero()[:, 0]  # (n,)
+        rows = image_from_bev[images, :3].flatten(0, 1)  # (n * 3, 4)
+        projected = position[point_sample == sample] @ rows.T
+        u_depth, v_depth, depth = projected.view(-1, len(images), 3).unbind(-1)
+        ahead = depth > 1e-2
+        inverse = 1 / depth.where(ahead, 1)
+        # floor of the shifted float, and compared as a float: no wrap-around of huge values.
+        column, row = (u_depth * inverse + 0.5).floor(), (v_depth * inverse + 0.5).floor()
+        seen = ahead & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        image = images.expand_as(seen)[seen]
+        pixel = (image * height + row[seen].long()) * width + column[seen].long()
+        nearest.scatter_reduce_(0, pixel, depth[seen], "amin")
+    return nearest.view(-1, height, width)
+
+
+def depth_bins(depth: Tensor, first: float, step: float, num_bins: int) -> Tensor:
+    """Bin of every depth: floor((depth - first) / step), int64; -1 outside all bins."""
+    position = ((depth - first) / step).floor()
+    inside = (position >= 0) & (position < num_bins)
+    return position.where(inside, -1.0).long()

@@ -1,0 +1,183 @@
+"""View transform: image features, lifted along their rays and splatted onto the BEV grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...kernels.bev_pool import bev_pool
+from ...kernels.grid import BEVGrid
+from ..layers import ConvBlock
+from ..losses import mean_over_processes
+from .lidar_depth import depth_bins, nearest_depth
+
+
+@dataclass(frozen=True)
+class DepthOutput:
+    """Predicted depth distributions of N images, with the calibration of their pixels."""
+
+    logits: Tensor  # (N, D, H, W)
+    bev_from_image: Tensor  # (N, 4, 4) of these pixels
+    image_sample: Tensor  # (N,)
+
+
+class LiftSplat(nn.Module):
+    """Lift image features along their rays and splat them onto the BEV grid.
+
+    Each pixel spreads its feature over D depth bins by a predicted distribution; the weighted
+    copies are then summed per cell (Philion and Fidler, ECCV 2020).
+
+    Args:
+        in_channels: channels of the image features.
+        grid: the BEV grid to fill.
+        out_channels: channels of the BEV map.
+        depth_range: nearest and farthest depth, metres along the optical axis.
+        depth_step: width of a depth bin, metres.
+        height_range: lowest and highest z that is pooled, metres in the BEV frame.
+        downsample: pool into cells this many times finer than the grid's, then shrink the map
+            by strided convolutions; 1 pools into the grid itself. A power of two.
+        depth_layers: 3x3 convolutions before depth and context are predicted.
+        bev_layers: 3x3 convolutions on the pooled map, besides those that shrink it.
+        lidar_depth: also give the depth of the nearest LiDAR point to the depth prediction
+            (BEVFusion's DepthLSS): "metric" as a share of the farthest depth, "one_hot" as a bin.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        grid: BEVGrid,
+        out_channels: int = 80,
+        depth_range: tuple[float, float] = (1.0, 60.0),
+        depth_step: float = 1.0,
+        height_range: tuple[float, float] = (-10.0, 10.0),
+        downsample: int = 1,
+        depth_layers: int = 1,
+        bev_layers: int = 1,
+        lidar_depth: Literal["metric", "one_hot"] | None = None,
+    ):
+        super().__init__()
+        if downsample < 1 or downsample & (downsample - 1):
+            raise ValueError(f"lift.downsample is {downsample}; give a power of two")
+        self.grid, self.out_channels = grid, out_channels
+        self.pool_grid = BEVGrid(grid.x_range, grid.y_range, grid.cell_size / downsample)
+        self.depth_range, self.depth_step = depth_range, depth_step
+        self.height_range = height_range
+        self.num_bins = _num_bins(depth_range, depth_step)
+        self.lidar_depth = lidar_depth
+        hint = 0 if lidar_depth is None else 32
+        if hint:
+            given = 2 if lidar_depth == "metric" else self.num_bins
+            self.hint_net = nn.Sequential(ConvBlock(given, hint), ConvBlock(hint, hint))
+        layers = [
+            ConvBlock(in_channels + (hint if i == 0 else 0), in_channels)
+            for i in range(depth_layers)
+        ]
+        width = in_channels if depth_layers else in_channels + hint
+        self.depth_net = nn.Sequential(*layers, nn.Conv2d(width, self.num_bins + out_channels, 1))
+        strides = [2] * (downsample.bit_length() - 1) + [1] * bev_layers
+        self.bev_net = nn.Sequential(
+            *(ConvBlock(out_channels, out_channels, 3, s) for s in strides)
+        )
+
+    def forward(
+        self,
+        features: Tensor,
+        bev_from_image: Tensor,
+        image_sample: Tensor,
+        batch_size: int,
+        points: Tensor,
+        point_sample: Tensor,
+    ) -> tuple[Tensor, DepthOutput]:
+        """Lift and pool one batch.
+
+        Args:
+            features: (N, C_in, H, W), all images of all samples.
+            bev_from_image: (N, 4, 4) takes (u * d, v * d, d, 1) to the BEV frame; u, v are in
+                feature pixels, the centre of pixel (row i, column j) is u = j, v = i.
+            image_sample: (N,) which sample an image belongs to.
+            batch_size: number of samples, some of which may have no image.
+            points: (P, 3 or more) x, y, z in the BEV frame, for ``lidar_depth``; P may be 0.
+            point_sample: (P,) which sample a point belongs to.
+
+        Returns:
+            The map (batch_size, C_out, *grid.shape) and the predicted depth.
+        """
+        if self.lidar_depth is not None:
+            depth = nearest_depth(
+                points, point_sample, bev_from_image, image_sample, features.shape[-2:]
+            )
+            features = torch.cat([self.hint_net(self._encode(depth)), features], 1)
+        split = [self.num_bins, self.out_channels]
+        logits, context = self.depth_net(features).split(split, dim=1)
+        # float32: in bfloat16 a softmax over 60 bins loses the small ones.
+        depth = logits.float().softmax(1)
+        cell = self.frustum_cells(bev_from_image, features.shape[-2:], image_sample)
+        num_cells = self.pool_grid.num_cells * batch_size
+        context = context.float().movedim(1, -1).contiguous()  # (N, H, W, C)
+        pooled = bev_pool(depth.contiguous(), context, cell, num_cells)
+        pooled = pooled.view(batch_size, *self.pool_grid.shape, -1).movedim(-1, 1)
+        return self.bev_net(pooled), DepthOutput(logits, bev_from_image, image_sample)
+
+    @torch.no_grad()
+    def frustum_cells(
+        self, bev_from_image: Tensor, size: tuple[int, int], image_sample: Tensor
+    ) -> Tensor:
+        """Where every depth bin of every pixel falls.
+
+        Returns:
+            (N, D, H, W) int64: sample * cells + flat cell of the bin's centre, -1 off the grid
+            or outside the height range.
+        """
+        device = bev_from_image.device
+        v = torch.arange(size[0], device=device, dtype=torch.float)
+        u = torch.arange(size[1], device=device, dtype=torch.float)
+        v, u = torch.meshgrid(v, u, indexing="ij")
+        pixel = torch.stack([u, v, torch.ones_like(u)])  # (3, H, W)
+        ray = torch.einsum("nij,jhw->nihw", bev_from_image[:, :3, :3].float(), pixel)
+        step = torch.arange(self.num_bins, device=device) + 0.5
+        depth = (self.depth_range[0] + step * self.depth_step).view(-1, 1, 1)
+        x, y, z = (
+            ray[:, None, axis] * depth + bev_from_image[:, axis, 3].float().view(-1, 1, 1, 1)
+            for axis in range(3)
+        )
+        cell = self.pool_grid.flat_cell(x, y)
+        pooled = (cell >= 0) & (z >= self.height_range[0]) & (z < self.height_range[1])
+        return (cell + image_sample.view(-1, 1, 1, 1) * self.pool_grid.num_cells).where(pooled, -1)
+
+    def depth_loss(self, output: DepthOutput, points: Tensor, point_sample: Tensor) -> Tensor:
+        """Cross-entropy of the predicted depth, mean over the pixels with a LiDAR point."""
+        size = output.logits.shape[-2:]
+        depth = nearest_depth(
+            points, point_sample, output.bev_from_image, output.image_sample, size
+        )
+        target = self._bins(depth)
+        total = F.cross_entropy(output.logits.float(), target, ignore_index=-1, reduction="sum")
+        return total / mean_over_processes((target >= 0).sum())
+
+    def _bins(self, depth: Tensor) -> Tensor:
+        return depth_bins(depth, self.depth_range[0], self.depth_step, self.num_bins)
+
+    def _encode(self, depth: Tensor) -> Tensor:
+        """(N, H, W) metres, infinite where unknown -> (N, hint channels, H, W)."""
+        if self.lidar_depth == "one_hot":
+            return (
+                F.one_hot(self._bins(depth) + 1, self.num_bins + 1)[..., 1:].movedim(-1, 1).float()
+            )
+        known = depth < self.depth_range[1]
+        share = (depth / self.depth_range[1]).where(known, 0)
+        return torch.stack([share, known.float()], 1)
+
+
+def _num_bins(depth_range: tuple[float, float], step: float) -> int:
+    bins = (depth_range[1] - depth_range[0]) / step
+    # round, not int: (0.3 - 0) / 0.1 is 2.9999999999999996.
+    if not bins > 0.5 or abs(bins - round(bins)) > 1e-3:
+        raise ValueError(
+            f"lift.depth_range spans {depth_range[1] - depth_range[0]:g} m, which is {bins:.3f} "
+            f"bins of {step:g} m; change the range or depth_step so that it is whole"
+        )
+    return round(bins)

@@ -1,0 +1,185 @@
+"""Detection by centre heat-maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...datasets.batch import Batch
+from ...datasets.boxes import Detections
+from ...datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES, attributes_of
+from ...kernels.grid import BEVGrid
+from ..layers import ConvBlock
+from ..losses import gaussian_focal_loss, masked_l1, mean_over_processes
+from .center_decode import decode_centers
+from .center_targets import CenterTargets, draw_targets
+
+# What is regressed for a box, and with how many channels; see CenterOutput.
+REGRESSION = {"offset": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
+REGRESSION["attribute"] = len(ATTRIBUTES)
+
+
+@dataclass(frozen=True)
+class CenterOutput:
+    """Dense predictions for K classes in G class groups.
+
+    The regression channels are, in this order: offset (2) of the box centre from the corner of
+    the cell, in cells; height (1), z of the centre in metres; size (3), logarithm of length,
+    width, height in metres; heading (2), sine and cosine of yaw; velocity (2), m/s; attribute,
+    one logit each.
+    """
+
+    heatmap: Tensor  # (B, K, X, Y) logits
+    regression: Tensor  # (B, G, R, X, Y)
+
+
+class CenterHead(nn.Module):
+    """Boxes as peaks of one heat-map per class (Yin et al., CenterPoint, CVPR 2021).
+
+    Args:
+        in_channels: channels of the BEV map.
+        grid: the grid of the BEV map.
+        classes: detection classes, in the order of the labels.
+        class_groups: classes that share one regression branch, for instance [[car], [truck,
+            bus]]; null puts all into one group.
+        channels: width of the branches.
+        min_overlap: a Gaussian's radius lets a box moved by it overlap itself this much.
+        min_radius: smallest radius, cells.
+        regression_radius: also regress from the cells up to this far from the centre's, weighted
+            like the heat-map, so that a peak one cell off still gives the right box.
+        regression_weight: weight of the regression losses against the heat-map's.
+        velocity_weight: weight of the velocity within the regression.
+        attribute_weight: weight of the attribute within the regression.
+        score_threshold: boxes with a lower score are not given.
+        max_boxes: most boxes per sample.
+        nms_scale: of two boxes of a class whose centres are nearer than this times their mean
+            shorter side, only the better one is given; 0 turns that off.
+    """
+
+    task = "detection"
+
+    def __init__(
+        self,
+        in_channels: int,
+        grid: BEVGrid,
+        classes: Sequence[str] = DETECTION_CLASSES,
+        class_groups: Sequence[Sequence[str]] | None = None,
+        channels: int = 64,
+        min_overlap: float = 0.1,
+        min_radius: int = 2,
+        regression_radius: int = 1,
+        regression_weight: float = 0.25,
+        velocity_weight: float = 0.2,
+        attribute_weight: float = 0.4,
+        score_threshold: float = 0.03,
+        max_boxes: int = 500,
+        nms_scale: float = 1.0,
+    ):
+        super().__init__()
+        groups = [list(g) for g in class_groups] if class_groups else [list(classes)]
+        order = [name for group in groups for name in group]
+        if sorted(order) != sorted(classes):
+            raise ValueError(
+                f"class_groups {groups} must name each of the classes {list(classes)} once"
+            )
+        self.grid, self.classes = grid, tuple(classes)
+        self.min_overlap, self.min_radius = min_overlap, min_radius
+        self.regression_radius, self.regression_weight = regression_radius, regression_weight
+        self.relative_weight = {"velocity": velocity_weight, "attribute": attribute_weight}
+        self.score_threshold, self.max_boxes = score_threshold, max_boxes
+        self.nms_scale = nms_scale
+        self.shared = ConvBlock(in_channels, channels)
+        self.heatmap = nn.ModuleList(_branch(channels, len(group)) for group in groups)
+        self.regression = nn.ModuleList(_branch(channels, sum(REGRESSION.values())) for _ in groups)
+        for branch in self.heatmap:
+            # Every cell starts at a score of 0.1 (Lin et al. 2017), or background drowns the rest.
+            nn.init.constant_(branch[-1].bias, -math.log(9.0))
+        group_of = {name: g for g, group in enumerate(groups) for name in group}
+        allowed = [[name in attributes_of(c) for name in ATTRIBUTES] for c in classes]
+        for name, value in {
+            "channel_of_class": torch.tensor([order.index(c) for c in classes]),
+            "group_of_class": torch.tensor([group_of[c] for c in classes]),
+            "allowed": torch.tensor(allowed),
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, bev: Tensor) -> CenterOutput:
+        """Predict on every cell of the map (B, in_channels, X, Y)."""
+        shared = self.shared(bev)
+        heatmap = torch.cat([branch(shared) for branch in self.heatmap], 1)
+        if len(self.heatmap) > 1:
+            heatmap = heatmap[:, self.channel_of_class]
+        regression = torch.stack([branch(shared) for branch in self.regression], 1)
+        return CenterOutput(heatmap, regression)
+
+    def loss(self, output: CenterOutput, batch: Batch) -> dict[str, Tensor]:
+        """Weighted loss terms, their sum being the task's loss.
+
+        All are divided by the number of boxes, on average over processes. Samples without
+        annotations (``box_valid``) count nothing; unknown velocities and attributes neither.
+        """
+        targets = draw_targets(
+            batch, self.grid, len(self.classes), self.min_overlap, self.min_radius,
+            self.regression_radius,
+        )  # fmt: skip
+        count = mean_over_processes(targets.num_boxes)
+        focal = gaussian_focal_loss(output.heatmap, targets.heatmap)
+        terms = {"heatmap": (focal * batch.box_valid.view(-1, 1, 1, 1)).sum() / count}
+        for name, total in self._regression_losses(output, targets, batch).items():
+            weight = self.regression_weight * self.relative_weight.get(name, 1.0)
+            terms[name] = weight * total / count
+        return terms
+
+    @torch.no_grad()
+    def decode(self, output: CenterOutput, batch: Batch | None = None) -> list[Detections]:
+        """Boxes of every sample in the BEV frame, best first."""
+        return decode_centers(
+            output.heatmap, output.regression, self.grid, self.group_of_class, self.allowed,
+            list(REGRESSION.values()), self.score_threshold, self.max_boxes, self.nms_scale,
+        )  # fmt: skip
+
+    def _regression_losses(
+        self, output: CenterOutput, targets: CenterTargets, batch: Batch
+    ) -> dict[str, Tensor]:
+        """Sums over the supervised cells."""
+        box = targets.box
+        label = batch.boxes.label[box]
+        maps = output.regression.flatten(3)  # (B, G, R, X * Y)
+        group = self.group_of_class[label]
+        rows = maps[batch.boxes.sample[box], group, :, targets.cell]  # (T, R)
+        predicted = dict(zip(REGRESSION, rows.float().split(list(REGRESSION.values()), 1)))
+        yaw = batch.boxes.yaw[box]
+        wanted = {
+            "offset": targets.offset,
+            "height": batch.boxes.center[box, 2:],
+            "size": batch.boxes.size[box].clamp(min=1e-2).log(),
+            "heading": torch.stack([yaw.sin(), yaw.cos()], 1),
+            "velocity": batch.boxes.velocity[box],
+        }
+        losses = {
+            name: (masked_l1(predicted[name], value).sum(1) * targets.weight).sum()
+            for name, value in wanted.items()
+        }
+        attribute = batch.boxes.attribute[box]
+        losses["attribute"] = (
+            self._attribute_loss(predicted["attribute"], attribute, label) * targets.weight
+        ).sum()
+        return losses
+
+    def _attribute_loss(self, logits: Tensor, attribute: Tensor, label: Tensor) -> Tensor:
+        """(T,) cross-entropy among the attributes that the class may have; 0 if none is known."""
+        allowed = self.allowed[label]
+        known = (attribute >= 0) & allowed.gather(1, attribute.clamp(min=0)[:, None])[:, 0]
+        # Large and finite: a row of nothing but infinities has a NaN gradient even if unused.
+        logits = logits.masked_fill(~allowed, -1e4)
+        loss = F.cross_entropy(logits, attribute.clamp(min=0), reduction="none")
+        return loss.where(known, 0)
+
+
+def _branch(channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(ConvBlock(channels, channels), nn.Conv2d(channels, out_channels, 1))

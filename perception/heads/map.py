@@ -1,0 +1,100 @@
+"""Map segmentation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...datasets.batch import Batch
+from ...datasets.nuscenes.classes import MAP_CLASSES
+from ...kernels.grid import BEVGrid
+from ..layers import ConvBlock
+from ..losses import mean_over_processes, sigmoid_focal_loss
+
+
+@dataclass(frozen=True)
+class MapOutput:
+    """Predicted map layers, which may overlap."""
+
+    logits: Tensor  # (B, K, X, Y) on the map grid
+
+
+class MapHead(nn.Module):
+    """Map layers on a grid of their own, resampled from the BEV map (Liu et al., BEVFusion).
+
+    Args:
+        in_channels: channels of the BEV map.
+        grid: the grid of the BEV map.
+        map_grid: the grid to predict on.
+        classes: map layers, in the order of the label masks.
+        channels: width of the classifier.
+        gamma: exponent of the focal loss.
+    """
+
+    task = "map"
+
+    def __init__(
+        self,
+        in_channels: int,
+        grid: BEVGrid,
+        map_grid: BEVGrid,
+        classes: Sequence[str] = MAP_CLASSES,
+        channels: int = 64,
+        gamma: float = 2.0,
+    ):
+        super().__init__()
+        self.grid, self.map_grid, self.classes = grid, map_grid, tuple(classes)
+        self.gamma = gamma
+        # Before the resampling, where cells are fewest.
+        self.reduce = ConvBlock(in_channels, channels)
+        self.classifier = nn.Sequential(
+            ConvBlock(channels, channels), nn.Conv2d(channels, len(self.classes), 1)
+        )
+        nn.init.constant_(self.classifier[-1].bias, -math.log(9.0))  # layers cover little
+        self.register_buffer("position", sampling_positions(grid, map_grid), persistent=False)
+
+    def forward(self, bev: Tensor) -> MapOutput:
+        """(B, in_channels, X, Y) on the BEV grid to logits on the map grid."""
+        reduced = self.reduce(bev)
+        position = self.position.to(reduced.dtype).expand(len(bev), -1, -1, -1)
+        resampled = F.grid_sample(reduced, position, mode="bilinear", align_corners=False)
+        return MapOutput(self.classifier(resampled))
+
+    def loss(self, output: MapOutput, batch: Batch) -> dict[str, Tensor]:
+        """Focal loss: mean over cells, sum over classes, over samples with map labels only."""
+        count = mean_over_processes(batch.map_valid.sum())
+        if batch.map_masks is None:
+            return {"focal": 0 * output.logits.sum() / count}
+        if batch.map_masks.shape != output.logits.shape:
+            raise ValueError(
+                f"map labels are {tuple(batch.map_masks.shape)}, the map head predicts "
+                f"{tuple(output.logits.shape)}; give the data the head's map_grid and classes"
+            )
+        loss = sigmoid_focal_loss(output.logits, batch.map_masks, self.gamma)
+        per_sample = loss.mean((2, 3)).sum(1) * batch.map_valid
+        return {"focal": per_sample.sum() / count}
+
+    @torch.no_grad()
+    def decode(self, output: MapOutput, batch: Batch | None = None) -> Tensor:
+        """(B, K, X, Y) probabilities, float32."""
+        return output.logits.float().sigmoid()
+
+
+def sampling_positions(grid: BEVGrid, map_grid: BEVGrid) -> Tensor:
+    """Where the centres of the map cells lie on the BEV map, for ``grid_sample``.
+
+    Returns:
+        (1, X_map, Y_map, 2) in [-1, 1] with align_corners False; the last axis is (y, x), since
+        ``grid_sample`` takes the position along the last axis of the map first.
+    """
+    i = torch.arange(map_grid.shape[0], dtype=torch.float64) + 0.5
+    j = torch.arange(map_grid.shape[1], dtype=torch.float64) + 0.5
+    x, y = grid.to_cells(*map_grid.to_metres(i, j))
+    x, y = 2 * x / grid.shape[0] - 1, 2 * y / grid.shape[1] - 1
+    x, y = torch.meshgrid(x, y, indexing="ij")
+    return torch.stack([y, x], -1)[None].float()

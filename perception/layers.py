@@ -1,0 +1,47 @@
+"""The convolution block that every part of the model is made of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvBlock(nn.Sequential):
+    """A convolution without bias, batch normalisation and ReLU; "same" padding.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd edge of the kernel.
+        stride: 1 keeps the size, 2 halves it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1):
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+def absent_map(encoder: nn.Module, batch_size: int, shape: tuple[int, ...]) -> Tensor:
+    """(batch_size, *shape) zeros, from an encoder that has nothing to see.
+
+    In training the zeros depend, with gradient zero, on all parameters of the encoder: DDP then
+    finds a gradient for each of them on every process, whichever sensors a process has.
+    """
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    first = next(encoder.parameters())
+    zeros = torch.zeros(batch_size, *shape, dtype=first.dtype, device=first.device)
+    if encoder.training and torch.is_grad_enabled():
+        zeros = zeros + sum(0 * p.sum() for p in parameters)
+    return zeros
+
+
+def zero_where_absent(bev: Tensor, sample: Tensor) -> Tensor:
+    """The map (B, C, X, Y), zero for every sample whose index does not occur in ``sample``.
+
+    A sensor that is missing in one sample then looks the same as one missing in all.
+    """
+    present = sample.bincount(minlength=len(bev)) > 0
+    return bev * present.view(-1, 1, 1, 1)

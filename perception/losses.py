@@ -1,0 +1,72 @@
+"""Loss functions: pure, summed over elements, so that the caller chooses what to divide by."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def gaussian_focal_loss(
+    logits: Tensor, target: Tensor, alpha: float = 2.0, beta: float = 4.0
+) -> Tensor:
+    """Focal loss for heat-maps whose peaks are 1 (Law and Deng, ECCV 2018; Zhou 2019), elementwise.
+
+        -(1 - p)^alpha log p                    where target = 1
+        -(1 - target)^beta p^alpha log(1 - p)   elsewhere
+
+    Args:
+        logits: any shape; p is their sigmoid.
+        target: same shape, in [0, 1].
+        alpha: how little well-classified cells count.
+        beta: how little cells near a peak count.
+
+    Returns:
+        Loss of every element, float32.
+    """
+    logits = logits.float()
+    # logsigmoid keeps log(1 - p) finite where p rounds to 1; no clamp, so no dead gradient.
+    log_p, log_not_p = F.logsigmoid(logits), F.logsigmoid(-logits)
+    p = logits.sigmoid()
+    background = (1 - target) ** beta * p**alpha * log_not_p
+    return -torch.where(target == 1, (1 - p) ** alpha * log_p, background)
+
+
+def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
+    """Focal loss without class balance (Lin et al., ICCV 2017), elementwise.
+
+        -(1 - q)^gamma log q,   q = p where target = 1, 1 - p where target = 0
+
+    Args:
+        logits: any shape; p is their sigmoid.
+        target: same shape, bool or 0 and 1.
+        gamma: how little well-classified elements count.
+
+    Returns:
+        Loss of every element, float32.
+    """
+    signed = logits.float() * (2 * target.float() - 1)
+    return -((1 - signed.sigmoid()) ** gamma) * F.logsigmoid(signed)
+
+
+def masked_l1(prediction: Tensor, target: Tensor) -> Tensor:
+    """|prediction - target|, elementwise; zero, with zero gradient, where the target is NaN."""
+    known = ~target.isnan()
+    # Replaced before the subtraction: NaN times zero is NaN in the backward pass.
+    return (prediction.float() - target.where(known, 0)).abs() * known
+
+
+def mean_over_processes(count: Tensor) -> Tensor:
+    """A count averaged over the processes of a distributed training, and at least 1.
+
+    DDP averages gradients over processes. Loss sums divided by this number make that average the
+    gradient of the same batch in one process, however unevenly the boxes are spread.
+    Only where gradients are recorded: evaluation need not run in step on all processes.
+    """
+    count = count.detach().float()
+    if torch.is_grad_enabled() and torch.distributed.is_initialized():
+        count = count.clone()
+        torch.distributed.all_reduce(count)
+        count = count / torch.distributed.get_world_size()
+        return count.clamp(min=1 / torch.distributed.get_world_size())
+    return count.clamp(min=1)

@@ -1,0 +1,144 @@
+"""The whole model: encoders, fuser, BEV backbone and heads, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..datasets.batch import Batch
+from ..kernels.grid import BEVGrid
+from .encoders import CameraEncoder, PillarEncoder
+from .fusion import ConvFuser
+from .heads import CenterHead, MapHead
+from .necks import SECOND
+
+Head = CenterHead | MapHead
+
+
+class FusionModel(nn.Module):
+    """Sensors to one BEV map to several tasks.
+
+    The parts are given as callables, which the model calls with what follows from the other
+    parts (channels and grid): in a config a ``class_path`` with ``init_args``, in Python a class
+    or a ``functools.partial`` of it.
+
+    Args:
+        grid: the BEV grid that encoders fill and heads read.
+        camera: camera branch, made from the grid; null for a model without cameras.
+        lidar: LiDAR branch, made from the grid; null for a model without LiDAR.
+        fuser: made from the channels of both branches, 0 for one that is absent.
+        backbone: BEV backbone, made from the fuser's channels and the grid.
+        heads: by task ("detection", "map"), made from the backbone's channels and the grid.
+        task_weights: weight of a task in the total loss; 1 for those not named.
+    """
+
+    def __init__(
+        self,
+        grid: BEVGrid,
+        fuser: Callable[[int, int], ConvFuser],
+        backbone: Callable[[int, BEVGrid], SECOND],
+        heads: dict[str, Callable[[int, BEVGrid], Head]],
+        camera: Callable[[BEVGrid], CameraEncoder] | None = None,
+        lidar: Callable[[BEVGrid], PillarEncoder] | None = None,
+        task_weights: dict[str, float] | None = None,
+    ):
+        super().__init__()
+        if camera is None and lidar is None:
+            raise ValueError("the model has no sensor; configure model.camera or model.lidar")
+        if not heads:
+            raise ValueError("the model has no head; configure one in model.heads")
+        self.grid = grid
+        self.camera = camera(grid) if camera is not None else None
+        self.lidar = lidar(grid) if lidar is not None else None
+        self.fuser = fuser(_channels(self.camera), _channels(self.lidar))
+        self.backbone = backbone(self.fuser.out_channels, grid)
+        self.heads = nn.ModuleDict(
+            {task: head(self.backbone.out_channels, grid) for task, head in heads.items()}
+        )
+        for task, head in self.heads.items():
+            if head.task != task:
+                raise ValueError(
+                    f"model.heads.{task} is a {type(head).__name__}; name it {head.task!r}"
+                )
+        self.task_weights = dict(task_weights or {})
+        if unknown := set(self.task_weights) - set(self.heads) - {"depth"}:
+            raise ValueError(
+                f"task_weights names {sorted(unknown)}; the tasks are {[*self.heads, 'depth']}"
+            )
+        # Convolutions on CPU and tensor cores are fastest with channels last.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(
+        self, batch: Batch, use_camera: bool | Tensor = True, use_lidar: bool | Tensor = True
+    ) -> dict[str, Any]:
+        """Predict; the batch is left as it is.
+
+        A sensor that is not used looks to the model exactly like one that delivered nothing.
+
+        Args:
+            batch: B samples.
+            use_camera: False withholds the images, or (B,) bool says of which samples.
+            use_lidar: the same for the points.
+
+        Returns:
+            The output dataclass of every head by task; for training also "depth", the camera
+            branch's ``DepthOutput``, if it has a depth loss.
+        """
+        seen = withhold(batch, use_camera, use_lidar)
+        camera, depth = self.camera(seen) if self.camera is not None else (None, None)
+        lidar = self.lidar(seen) if self.lidar is not None else None
+        bev = self.backbone(self.fuser(camera, lidar))
+        outputs: dict[str, Any] = {task: head(bev) for task, head in self.heads.items()}
+        if depth is not None and self.camera.depth_loss_weight:
+            outputs["depth"] = depth
+        return outputs
+
+    def loss(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
+        """Loss terms by "task/term", not yet weighted by task."""
+        terms = {}
+        for task, output in outputs.items():
+            owner = self.camera if task == "depth" else self.heads[task]
+            for name, value in owner.loss(output, batch).items():
+                terms[f"{task}/{name}"] = value
+        return terms
+
+    def total_loss(self, terms: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of what :meth:`loss` gives."""
+        weighted = [
+            self.task_weights.get(name.split("/")[0], 1.0) * value for name, value in terms.items()
+        ]
+        return torch.stack(weighted).sum()
+
+    def decode(self, outputs: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
+        """By task: a list of ``Detections``, or (B, K, X, Y) map probabilities."""
+        return {task: head.decode(outputs[task], batch) for task, head in self.heads.items()}
+
+
+def withhold(batch: Batch, use_camera: bool | Tensor, use_lidar: bool | Tensor) -> Batch:
+    """The batch without the images or points of samples that shall not use them."""
+    if use_camera is not True:
+        kept = _kept(use_camera, batch.image_sample)
+        batch = replace(
+            batch,
+            images=batch.images[kept],
+            image_sample=batch.image_sample[kept],
+            bev_from_image=batch.bev_from_image[kept],
+        )
+    if use_lidar is not True:
+        kept = _kept(use_lidar, batch.point_sample)
+        batch = replace(batch, points=batch.points[kept], point_sample=batch.point_sample[kept])
+    return batch
+
+
+def _kept(use: bool | Tensor, sample: Tensor) -> Tensor:
+    if isinstance(use, Tensor):
+        return use.to(sample.device)[sample]
+    return torch.full_like(sample, use, dtype=torch.bool)
+
+
+def _channels(encoder: nn.Module | None) -> int:
+    return encoder.out_channels if encoder is not None else 0
