@@ -45,7 +45,7 @@ class BEVView:
         return round((y1 - y0) * self.pixels_per_metre), round((x1 - x0) * self.pixels_per_metre)
 
     def pixels(self, points: ArrayLike) -> NDArray[np.float64]:
-        """(..., 2 or more) x, y, … in metres -> (..., 2) u, v; (0, 0) is the first pixel's centre."""
+        """(..., 2 or more) x, y in metres -> (..., 2) u, v of the canvas."""
         points = np.asarray(points, float)
         ahead, left = self.grid.x_range[1], self.grid.y_range[1]
         offset = np.stack([left - points[..., 1], ahead - points[..., 0]], -1)
@@ -88,9 +88,10 @@ def draw_bev(
         (H, W, 3) uint8 RGB; H : W is the region's length : width.
     """
     view = BEVView(grid, size_px)
-    canvas = Canvas.blank(*view.shape, theme.surface)
-    if map_layers is not None:
-        _draw_map(canvas, view, map_layers, map_grid or grid, theme)
+    if map_layers is None:
+        canvas = Canvas.blank(*view.shape, theme.surface)
+    else:
+        canvas = Canvas(_map_picture(view, map_layers, map_grid or grid, theme))
     _draw_rings(canvas, view, theme)
     if points is not None and len(points):
         _draw_points(canvas, view, points, colour_by, theme)
@@ -105,28 +106,30 @@ def draw_bev(
     return canvas.finish()
 
 
-def _draw_map(canvas: Canvas, view: BEVView, layers: NDArray, grid: BEVGrid, theme: Theme) -> None:
+def _map_picture(view: BEVView, layers: NDArray, grid: BEVGrid, theme: Theme) -> NDArray[np.uint8]:
+    """The map alone, one soft area over the other."""
     if layers.shape[1:] != grid.shape:
         raise ValueError(
             f"the map layers are {tuple(layers.shape[1:])} cells, the map grid {grid.shape}; "
             "give the grid that they were made on"
         )
-    rows, columns = canvas.pixels.shape[:2]
-    # Where on the layers, turned so that x is up and y left, each pixel of the canvas looks.
-    step = 1 / (view.pixels_per_metre * canvas.scale * grid.cell_size)
+    # Where on a layer, turned so that x is up and y left, each pixel of the picture looks.
+    step = 1 / (view.pixels_per_metre * grid.cell_size)
     u0 = (grid.y_range[1] - view.grid.y_range[1]) / grid.cell_size + step / 2 - 0.5
     v0 = (grid.x_range[1] - view.grid.x_range[1]) / grid.cell_size + step / 2 - 0.5
-    layer_from_canvas = np.array([[step, 0, u0], [0, step, v0]])
+    layer_from_picture = np.array([[step, 0, u0], [0, step, v0]])
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    for name in MAP_ORDER[: len(layers)] if len(layers) < len(MAP_CLASSES) else MAP_ORDER:
+    width, height = view.shape
+    picture = np.broadcast_to(np.float32(theme.surface), (height, width, 3)).copy()
+    for name in MAP_ORDER:
         k = MAP_CLASSES.index(name)
-        if k >= len(layers):
-            continue
-        layer = np.ascontiguousarray(layers[k][::-1, ::-1], np.float32)
-        seen = cv2.warpAffine(layer, layer_from_canvas, (columns, rows), flags=how)
-        # Soft where the model is unsure, with an edge at one half.
-        opacity = np.clip((seen - 0.25) / 0.5, 0, 1) * MAP_OPACITY[name]
-        canvas.blend(np.asarray(theme.maps[k], np.uint8), opacity)
+        if k < len(layers):
+            layer = np.ascontiguousarray(layers[k][::-1, ::-1], np.float32)
+            seen = cv2.warpAffine(layer, layer_from_picture, view.shape, flags=how)
+            # Soft where the model is unsure, with an edge at one half.
+            opacity = np.clip((seen - 0.25) / 0.5, 0, 1)[..., None] * np.float32(MAP_OPACITY[name])
+            picture += (np.float32(theme.maps[k]) - picture) * opacity
+    return np.round(picture).astype(np.uint8)
 
 
 def _draw_rings(canvas: Canvas, view: BEVView, theme: Theme, step: int = 10) -> None:

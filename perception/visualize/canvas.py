@@ -111,12 +111,6 @@ class Canvas:
                 inside = (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
                 self.pixels[v[inside], u[inside]] = colours[inside]
 
-    def blend(self, layer: NDArray[np.uint8], opacity: NDArray | float) -> None:
-        """Blend a picture of the size of ``pixels`` over it; opacity may be (rows, columns)."""
-        alpha = np.broadcast_to(np.asarray(opacity, np.float32), self.pixels.shape[:2])[..., None]
-        mixed = self.pixels * (1 - alpha) + layer * alpha
-        self.pixels[:] = np.round(mixed).astype(np.uint8)
-
     def text(
         self,
         position: ArrayLike,

@@ -15,8 +15,9 @@ from ...datasets.nuscenes.classes import DETECTION_CLASSES
 from .style import LIGHT, hex_code, title_of
 
 LEADING = ("step", "epoch", "lr", "total")  # columns of losses.csv before the loss terms
-# Stand-ins that `to_svg` replaces: in a page, ink follows its light or dark style.
-INK, FAINT = "#010203", "#040506"
+# Used for nothing else, so that `to_svg` can replace them by the colours of the page.
+INK, FAINT = "#1b2431", "#d5dbe5"
+MAX_POINTS = 800  # of a curve; more cannot be seen
 TERM_COLOURS = (
     "#2f7ed8",
     "#e2762b",
@@ -49,9 +50,10 @@ def loss_figure(losses: Mapping[str, NDArray]):
     if axes[1].lines:
         axes[1].legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2, loc="upper right")
         axes[1].set_yscale("log")
+        _plain_decades(axes[1].yaxis)
     axes[2].plot(step, losses["lr"], color=TERM_COLOURS[1], linewidth=1.6)
     axes[2].set_title("learning rate", loc="left")
-    axes[2].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes[2].yaxis.set_major_formatter("{x:g}")
     for axis in axes:
         axis.set_xlabel("step")
     return figure
@@ -118,14 +120,13 @@ def to_svg(figure, name: str, label: str = "") -> str:
     # Ids are only unique in one figure: `figure_1` and `axes_1` are in every one.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"<svg {_aria(label)} \1>", svg, count=1)
+    svg = re.sub(r"font: ([^;\"]*?px) [^;\"]*", r"font: \1 var(--sans, sans-serif)", svg)
     return svg.replace(INK, "currentColor").replace(FAINT, "var(--line)").strip()
 
 
 def to_png(figure, dpi: int = 150) -> bytes:
     """The figure as a PNG file on white."""
     data = io.BytesIO()
-    for artist in figure.findobj():
-        _repaint(artist)
     figure.savefig(data, format="png", dpi=dpi, facecolor="white")
     return data.getvalue()
 
@@ -134,15 +135,6 @@ def _aria(label: str) -> str:
     from html import escape
 
     return f'role="img" aria-label="{escape(label, quote=True)}"' if label else 'aria-hidden="true"'
-
-
-def _repaint(artist) -> None:
-    for part in ("color", "edgecolor"):
-        getter, setter = getattr(artist, f"get_{part}", None), getattr(artist, f"set_{part}", None)
-        if getter and setter:
-            value = getter()
-            if isinstance(value, str) and value in (INK, FAINT):
-                setter({INK: "#1b2430", FAINT: "#d5dbe4"}[value])
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], widths=None, share: bool = False):
@@ -171,10 +163,20 @@ def _figure(rows: int, columns: int, size: tuple[float, float], widths=None, sha
     return figure, list(axes.flat)
 
 
+def _plain_decades(axis) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def _curve(axis, step: NDArray, values: NDArray, colour: str, label: str) -> None:
     """The values faintly, their running mean over about 2 % of the steps on top."""
-    axis.plot(step, values, color=colour, linewidth=0.7, alpha=0.25)
-    axis.plot(step, _smooth(values), color=colour, linewidth=1.6, label=label)
+    stride = -(-len(step) // MAX_POINTS) or 1
+    shown = slice(len(step) % stride, None, stride)
+    axis.plot(step[shown], values[shown], color=colour, linewidth=0.7, alpha=0.25)
+    axis.plot(step[shown], _smooth(values)[shown], color=colour, linewidth=1.6, label=label)
 
 
 def _smooth(values: NDArray) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datasets.boxes import Boxes3D, Detections
+from ...datasets.boxes import Detections
 from ...datasets.frame import Frame
 from ...datasets.nuscenes.classes import DETECTION_CLASSES, MAP_CLASSES
 from ...kernels.grid import BEVGrid
@@ -100,7 +100,7 @@ def draw_legend(
     canvas = Canvas.blank(width, top + row_height, theme.background)
     for (text, colour, filled), (left, top) in zip(entries, places, strict=True):
         v = top + row_height / 2
-        corners = np.array([(0, -5), (chip, -5), (chip, 5), (0, 5)]) + (left + 1, v)
+        corners = np.array([(0, -5), (chip, -5), (chip, 5), (0, 5)]) + np.array([left + 1, v])
         canvas.polygon(corners, colour, 1.0 if filled else 0.4)
         if not filled:
             outline = np.stack([corners, np.roll(corners, -1, 0)], 1)

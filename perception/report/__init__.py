@@ -1,0 +1,42 @@
+"""One self-contained HTML page about a run: what was done, how good it is, what it looks like."""
+
+from .content import Card, RunReport
+from .sections import (
+    Ablation,
+    Agreement,
+    AgreementRow,
+    ClassResult,
+    Commands,
+    Configuration,
+    DetectionTable,
+    FramePicture,
+    Gallery,
+    LossCurves,
+    MapTable,
+    PrecisionRecall,
+    Section,
+    Table,
+    Timings,
+)
+from .write import write_report
+
+__all__ = [
+    "Ablation",
+    "Agreement",
+    "AgreementRow",
+    "Card",
+    "ClassResult",
+    "Commands",
+    "Configuration",
+    "DetectionTable",
+    "FramePicture",
+    "Gallery",
+    "LossCurves",
+    "MapTable",
+    "PrecisionRecall",
+    "RunReport",
+    "Section",
+    "Table",
+    "Timings",
+    "write_report",
+]
