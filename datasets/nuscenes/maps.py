@@ -1,0 +1,258 @@
+"""Draw the nuScenes map under a frame as one mask per class.
+
+The protocol is MIT BEVFusion's: six classes, drawn as by the devkit's ``get_map_mask``. Shapes are
+clipped to the grid; polygon vertices are rounded to cells and filled with their border, line
+vertices are truncated to cells and drawn with OpenCV's thickness 2. Differences, on purpose:
+
+* the pose may also scale and mirror (BEV augmentation moves the map's vertices, not the mask);
+* any rectangular grid, x first, and any location that has a file;
+* a hole does not erase other polygons of its layer;
+* self-intersecting polygons are filled even-odd (the devkit skips them or fails).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...kernels.grid import BEVGrid
+from ..errors import DataError
+from .classes import MAP_CLASSES
+
+Array = NDArray[np.float64]
+
+_LINE_LAYERS = ("road_divider", "lane_divider")
+# How far outside the grid a clipped polygon is closed, in cells: out of sight.
+_MARGIN = 4.0
+
+
+@dataclass(frozen=True)
+class _Polygons:
+    """Polygons of one layer in the global frame."""
+
+    rings: list[list[Array]]  # per polygon: the outer ring (V, 2), then its holes
+    bounds: Array  # (n, 4) x0, y0, x1, y1 of the outer ring
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Line segments of one layer in the global frame."""
+
+    segments: Array  # (n, 2, 2) start and end
+    bounds: Array  # (n, 4)
+
+
+class MapRasterizer:
+    """Masks of the map classes of ``classes.MAP_CLASSES`` around any pose.
+
+    A map is read from its JSON file when first needed and kept for the life of the process.
+
+    Args:
+        root: the nuScenes folder; maps are ``root/maps/expansion/<location>.json``.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @staticmethod
+    def is_available(root: str | Path) -> bool:
+        """Does the folder hold any map expansion file?"""
+        return any((Path(root) / "maps" / "expansion").glob("*.json"))
+
+    def masks(self, location: str, global_from_bev: Array, grid: BEVGrid) -> NDArray[np.bool_]:
+        """Draw the map.
+
+        Args:
+            location: name of the map.
+            global_from_bev: (4, 4), may scale and mirror; tilt is left out, as in the protocol.
+            grid: what to cover in the BEV frame.
+
+        Returns:
+            (6, X, Y) bool.
+
+        Raises:
+            DataError: if there is no readable map of that location.
+        """
+        layers = _load_map(self.root / "maps" / "expansion" / f"{location}.json")
+        pose = _planar(global_from_bev)
+        masks = np.zeros((len(MAP_CLASSES), *grid.shape), bool)
+        for mask, name in zip(masks, MAP_CLASSES):
+            canvas = np.zeros(grid.shape[::-1], np.uint8)  # rows are y, as in the devkit
+            layer = layers[name]
+            draw = _draw_lines if isinstance(layer, _Lines) else _draw_polygons
+            draw(canvas, layer, pose, grid)
+            mask[:] = canvas.T
+        return masks
+
+
+def _planar(global_from_bev: Array) -> Array:
+    """(2, 3) planar pose: the yaw of the x axis, the uniform scale, the mirror sign, the shift."""
+    linear = global_from_bev[:3, :3]
+    scale = np.cbrt(abs(np.linalg.det(linear)))
+    yaw = np.arctan2(linear[1, 0], linear[0, 0])
+    mirror = np.sign(linear[0, 0] * linear[1, 1] - linear[0, 1] * linear[1, 0])
+    cos, sin = scale * np.cos(yaw), scale * np.sin(yaw)
+    x, y = global_from_bev[:2, 3]
+    return np.array([[cos, -sin * mirror, x], [sin, cos * mirror, y]])
+
+
+def _visible(bounds: Array, pose: Array, grid: BEVGrid) -> NDArray[np.intp]:
+    """Indices of the shapes whose bounds meet those of the grid in the global frame."""
+    corners = np.array([[x, y] for x in grid.x_range for y in grid.y_range])
+    corners = corners @ pose[:, :2].T + pose[:, 2]
+    low, high = corners.min(0), corners.max(0)
+    return np.flatnonzero(((bounds[:, :2] <= high) & (bounds[:, 2:] >= low)).all(1))
+
+
+def _to_cells(points: Array, pose: Array, grid: BEVGrid) -> Array:
+    """(..., 2) global metres to fractional cells."""
+    bev = (points - pose[:, 2]) @ np.linalg.inv(pose[:, :2]).T
+    return np.stack(grid.to_cells(bev[..., 0], bev[..., 1]), -1)
+
+
+def _draw_polygons(canvas: NDArray, layer: _Polygons, pose: Array, grid: BEVGrid) -> None:
+    for index in _visible(layer.bounds, pose, grid):
+        rings = [_to_cells(ring, pose, grid) for ring in layer.rings[index]]
+        # As the devkit: a hole that leaves the grid is part of the outline, which belongs to the
+        # polygon; one inside the grid is cut out with its outline.
+        inner = [ring for ring in rings[1:] if _inside(ring, grid)]
+        outline = [
+            _clip_ring(r, grid) for r in rings[:1] + [r for r in rings[1:] if not _inside(r, grid)]
+        ]
+        if not len(outline[0]):
+            continue
+        target = np.zeros_like(canvas) if inner else canvas
+        cv2.fillPoly(target, [_rounded(ring) for ring in outline if len(ring)], 1)
+        if inner:
+            cv2.fillPoly(target, [_rounded(ring) for ring in inner], 0)
+            canvas |= target
+
+
+def _rounded(ring: Array) -> NDArray[np.int32]:
+    return ring.round().astype(np.int32)
+
+
+def _inside(ring: Array, grid: BEVGrid) -> bool:
+    return bool((ring >= 0).all() and (ring <= grid.shape).all())
+
+
+def _clip_ring(ring: Array, grid: BEVGrid) -> Array:
+    """Clip a closed ring of cells to the grid (Sutherland and Hodgman)."""
+    if _inside(ring, grid):
+        return ring
+    for axis in (0, 1):
+        ring = _clip_side(ring, axis, 0.0, 1.0)
+        ring = _clip_side(ring, axis, float(grid.shape[axis]), -1.0)
+    return ring
+
+
+def _clip_side(ring: Array, axis: int, limit: float, sign: float) -> Array:
+    """Keep the part of a ring with ``sign * (coordinate - limit) >= 0``.
+
+    Where the ring leaves and comes back, it is joined ``_MARGIN`` cells outside rather than along
+    the limit: fillPoly also draws outlines, and a line along the limit may belong to no polygon.
+    """
+    ahead = sign * (ring[:, axis] - limit)
+    kept = ahead >= 0
+    if kept.all() or not kept.any():
+        return ring[kept]
+    crossing = kept != np.roll(kept, -1)
+    step = np.roll(ring, -1, 0) - ring
+    span = ahead - np.roll(ahead, -1)
+    share = np.divide(ahead, span, out=np.zeros_like(ahead), where=crossing)
+    border = ring + share[:, None] * step
+    border[:, axis] = limit
+    outside = border.copy()
+    outside[:, axis] = limit - sign * _MARGIN
+    leaving = kept[:, None]
+    candidates = [ring, np.where(leaving, border, outside), np.where(leaving, outside, border)]
+    return np.stack(candidates, 1)[np.stack([kept, crossing, crossing], 1)]
+
+
+def _draw_lines(canvas: NDArray, layer: _Lines, pose: Array, grid: BEVGrid) -> None:
+    cells = _to_cells(layer.segments[_visible(layer.bounds, pose, grid)], pose, grid)
+    cells = _clip_segments(cells, grid).astype(np.int32)  # truncated, as in the devkit
+    if len(cells):
+        cv2.polylines(canvas, list(cells), False, 1, 2)
+
+
+def _clip_segments(segments: Array, grid: BEVGrid) -> Array:
+    """(n, 2, 2) segments in cells -> the parts of them on the grid (Liang and Barsky)."""
+    start, end = segments[:, 0], segments[:, 1]
+    step = end - start
+    step = np.where(step == 0, 1e-200, step)  # a direction for segments along an axis
+    low, high = -start / step, (np.array(grid.shape) - start) / step
+    first = np.minimum(low, high).max(1).clip(min=0)[:, None]
+    last = np.maximum(low, high).min(1).clip(max=1)[:, None]
+    clipped = np.stack([start + first * step, np.where(last == 1, end, start + last * step)], 1)
+    return clipped[(first < last)[:, 0]]
+
+
+@lru_cache(maxsize=8)
+def _load_map(path: Path) -> dict[str, _Polygons | _Lines]:
+    """The layers of a map expansion file by class name."""
+    tables = _read_json(path)
+    try:
+        nodes = {node["token"]: (node["x"], node["y"]) for node in tables["node"]}
+        polygons = {polygon["token"]: polygon for polygon in tables["polygon"]}
+        lines = {line["token"]: line["node_tokens"] for line in tables["line"]}
+        layers: dict[str, _Polygons | _Lines] = {}
+        for name in MAP_CLASSES:
+            if name == "divider":
+                tokens = [row["line_token"] for layer in _LINE_LAYERS for row in tables[layer]]
+                layers[name] = _lines([_ring(nodes, lines[token]) for token in tokens])
+            else:
+                tokens = [token for row in tables[name] for token in _polygon_tokens(row)]
+                layers[name] = _polygons([polygons[token] for token in tokens], nodes)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not a complete map expansion of version 1.3 ({error} is missing or "
+            "malformed); unpack nuScenes-map-expansion-v1.3.zip into the dataset's maps folder"
+        ) from error
+    return layers
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    remedy = "unpack nuScenes-map-expansion-v1.3.zip into the dataset's maps folder"
+    try:
+        tables = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; {remedy}, or train without map labels") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+    version = tables.get("version", "unknown") if isinstance(tables, dict) else "unknown"
+    if version < "1.3":  # as the devkit compares it; "unknown" is caught by what is missing
+        raise DataError(f"{path} has version {version}, expected 1.3 or later; {remedy}")
+    return tables
+
+
+def _polygon_tokens(row: dict[str, Any]) -> list[str]:
+    return row["polygon_tokens"] if "polygon_tokens" in row else [row["polygon_token"]]
+
+
+def _ring(nodes: dict[str, tuple[float, float]], tokens: list[str]) -> Array:
+    return np.array([nodes[token] for token in tokens], np.float64).reshape(-1, 2)
+
+
+def _polygons(records: list[dict], nodes: dict[str, tuple[float, float]]) -> _Polygons:
+    rings = []
+    for record in records:
+        holes = [hole["node_tokens"] for hole in record["holes"]]
+        outer, *inner = (_ring(nodes, t) for t in [record["exterior_node_tokens"], *holes])
+        if len(outer) >= 3:
+            rings.append([outer, *(ring for ring in inner if len(ring) >= 3)])
+    bounds = [np.concatenate([ring[0].min(0), ring[0].max(0)]) for ring in rings]
+    return _Polygons(rings, np.array(bounds).reshape(-1, 4))
+
+
+def _lines(lines: list[Array]) -> _Lines:
+    pairs = [np.stack([line[:-1], line[1:]], 1) for line in lines if len(line) >= 2]
+    segments = np.concatenate([np.zeros((0, 2, 2)), *pairs])
+    return _Lines(segments, np.concatenate([segments.min(1), segments.max(1)], 1))
