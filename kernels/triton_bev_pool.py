@@ -159,6 +159,8 @@ def depth_grad_kernel(
 # Fixed for now; the GPU check of the next step tunes them. (H: image rows, R: runs, G: cells.)
 POOL_BLOCKS = {"BLOCK_G": 4, "BLOCK_H": 4, "enable_fp_fusion": True}
 BACKWARD_BLOCKS = {"BLOCK_H": 32, "BLOCK_R": 16, "enable_fp_fusion": True}
+# This kernel loops over channels. With 128 at once it spills registers in float32.
+DEPTH_GRAD_CHANNELS = 32
 
 
 def channel_block(num_channels: int, least: int, most: int) -> int:
@@ -213,7 +215,7 @@ def pool_runs_backward(
     )
     depth_grad_kernel[columns, row_blocks](
         *(grad, features, *runs, grad_depth, D, H, W, C),
-        BLOCK_C=block,
+        BLOCK_C=DEPTH_GRAD_CHANNELS,
         DOT_TYPE=dot_type(grad, features),
         **BACKWARD_BLOCKS,
     )

@@ -91,9 +91,13 @@ def voxel_mean_reference(features: Tensor, point_voxel: Tensor, counts: Tensor) 
 def voxel_max_reference(features: Tensor, point_voxel: Tensor, num_voxels: int) -> Tensor:
     """Maximum over the points of every voxel: (P, C) to (V, C); zero without points."""
     inside = point_voxel >= 0
-    greatest = features.new_zeros(num_voxels, features.shape[1])
-    index = point_voxel[inside].unsqueeze(1).expand(-1, features.shape[1])
-    return greatest.scatter_reduce(0, index, features[inside], "amax", include_self=False)
+    index = point_voxel[inside]
+    # From -inf, not include_self=False: that loses gradient where a maximum is zero.
+    greatest = features.new_full((num_voxels, features.shape[1]), -torch.inf)
+    rows = index.unsqueeze(1).expand(-1, features.shape[1])
+    greatest = greatest.scatter_reduce(0, rows, features[inside], "amax")
+    empty = index.bincount(minlength=num_voxels) == 0
+    return greatest.masked_fill(empty.unsqueeze(1), 0)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
