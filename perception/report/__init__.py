@@ -1,6 +1,7 @@
 """One self-contained HTML page about a run: what was done, how good it is, what it looks like."""
 
 from .content import Card, RunReport
+from .from_metrics import agreement_section, detection_section, distance_section, map_section
 from .sections import (
     Ablation,
     Agreement,
@@ -38,5 +39,9 @@ __all__ = [
     "Section",
     "Table",
     "Timings",
+    "agreement_section",
+    "detection_section",
+    "distance_section",
+    "map_section",
     "write_report",
 ]

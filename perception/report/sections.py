@@ -26,8 +26,9 @@ class Section:
 
     template: ClassVar[str]
     heading: ClassVar[str]
-    short: ClassVar[str] = ""  # the heading in the page's menu, if another
     data: ClassVar[str]  # the field that has to hold something for the section to appear
+
+    short = ""  # the heading in the page's menu, if another; a constant or a field
 
     @property
     def title(self) -> str:
@@ -209,6 +210,7 @@ class Table(Section):
         note: a sentence above it.
         bars: shade cells by their value, taken to be between 0 and 1.
         digits: after the point.
+        short: the heading in the page's menu.
     """
 
     template, heading, data = "table.html.j2", "", "rows"
@@ -217,6 +219,7 @@ class Table(Section):
     note: str = ""
     bars: bool = True
     digits: int = 3
+    short: str = ""
 
     @property
     def title(self) -> str:

@@ -6,6 +6,7 @@ import base64
 import math
 import os
 import re
+from numbers import Integral
 from pathlib import Path
 
 from numpy.typing import NDArray
@@ -64,8 +65,8 @@ def number(value: float | str | None, digits: int = 3) -> str:
         return value
     if value is None or math.isnan(value):
         return "n/a"
-    if isinstance(value, int):
-        return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    if isinstance(value, Integral):
+        return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 

@@ -241,7 +241,7 @@ def _draw_points(canvas: Canvas, projection: _Projection, points: NDArray) -> No
     order = np.argsort(-in_camera[:, 2], kind="stable")  # the nearest on top
     in_camera = in_camera[order]
     value = np.log(in_camera[:, 2] / 3) / np.log(60 / 3)
-    canvas.dots(projection.pixels(in_camera), ramp(value, DEPTH_COLOURS), 3)
+    canvas.dots(projection.pixels(in_camera), ramp(value, DEPTH_COLOURS), 2 * canvas.scale)
 
 
 def _no_camera(width: int, theme: Theme) -> NDArray[np.uint8]:

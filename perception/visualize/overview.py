@@ -60,22 +60,20 @@ def draw_overview(
     )  # fmt: skip
     points = key_points(frame)
     common = {"grid": grid, "map_grid": map_grid, "bev_from_ego": frame.bev_from_ego}
-    common |= {"theme": theme, "min_score": min_score}
-    layers = map_probabilities if predicted else None
-    first = (boxes, truth, layers, "PREDICTION") if predicted else (truth, None, None, "LIDAR")
-    if not predicted and map_masks is None:
-        panels = [first]
+    common |= {"theme": theme, "min_score": min_score, "size_px": _panel_size(grid, inner)}
+    if predicted:
+        left = draw_bev(points, boxes, truth, map_probabilities, title="PREDICTION", **common)
+        right = draw_bev(points, truth, None, map_masks, title="TRUTH", **common)
+    elif map_masks is not None:
+        left = draw_bev(points, truth, title="LIDAR", **common)
+        right = draw_bev(None, truth, None, map_masks, title="MAP", **common)
     else:
-        panels = [first, (truth, None, map_masks, "TRUTH" if predicted else "MAP AND BOXES")]
-    size = _panel_size(grid, inner, len(panels))
-    drawn = [
-        draw_bev(points, shown, outlined, layer, title=name, size_px=size, **common)
-        for shown, outlined, layer, name in panels
-    ]
+        left = draw_bev(points, colour_by="intensity", title="LIDAR INTENSITY", **common)
+        right = draw_bev(points, truth, title="BOXES", **common)
     has_map = map_probabilities is not None or map_masks is not None
     head = _headline(title or f"{frame.scene} · {frame.token}", inner, theme)
     foot = draw_legend(inner, maps=has_map, truth=predicted, theme=theme)
-    return _stack([head, cameras, _side_by_side(drawn, inner, theme), foot], width, theme)
+    return _stack([head, cameras, _side_by_side([left, right], inner, theme), foot], width, theme)
 
 
 def draw_legend(
@@ -125,11 +123,10 @@ def encode_image(image: NDArray[np.uint8], suffix: str = ".jpg", quality: int = 
     return data.tobytes()
 
 
-def _panel_size(grid: BEVGrid, inner: int, count: int) -> int:
-    """Longer side of a view from above, so that ``count`` of them fill the width."""
+def _panel_size(grid: BEVGrid, inner: int) -> int:
+    """Longer side of a view from above, so that two of them fill the width."""
     length, breadth = np.ptp(grid.x_range), np.ptp(grid.y_range)
-    panel_width = (inner - GAP * (count - 1)) / max(count, 2)
-    return int(panel_width * max(length, breadth) / breadth)
+    return int((inner - GAP) / 2 * max(length, breadth) / breadth)
 
 
 def _side_by_side(images: list[NDArray], width: int, theme: Theme) -> NDArray[np.uint8]:
