@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,7 +35,7 @@ class Encoder:
             and so are boxes whose centre is outside in x or y.
         image_size: width and height of the network's images; None for a model without cameras.
         map_grid: the grid of the map masks; None for no map labels.
-        num_sweeps: LiDAR sweeps to merge, the key sweep included.
+        num_sweeps: previous LiDAR sweeps to merge with the key sweep, at most.
         cameras: use the cameras; false is the same as a frame without any.
         lidar: use the LiDAR; false is the same as a frame without any sweep.
         min_points: boxes with fewer LiDAR points are no targets.
@@ -44,7 +45,7 @@ class Encoder:
     point_range: Range
     image_size: tuple[int, int] | None = None
     map_grid: BEVGrid | None = None
-    num_sweeps: int = 10
+    num_sweeps: int = 9
     cameras: bool = True
     lidar: bool = True
     min_points: int = 1
@@ -57,8 +58,8 @@ class Encoder:
                 f"point_range is {self.point_range}; give x0, y0, z0, x1, y1, z1 with every lower "
                 "edge below its upper edge"
             )
-        if self.num_sweeps < 1:
-            raise ValueError(f"num_sweeps is {self.num_sweeps}; the key sweep alone is 1")
+        if self.num_sweeps < 0:
+            raise ValueError(f"num_sweeps is {self.num_sweeps}; the key sweep alone is 0")
 
     def __call__(self, frame: Frame) -> Batch:
         """Encode one frame, which stays as it was.
@@ -100,13 +101,8 @@ class Encoder:
     def _points(self, frame: Frame) -> NDArray[np.float32]:
         if not (self.lidar and frame.sweeps):
             return np.zeros((0, 5), np.float32)
-        points = merge_sweeps(frame, self.num_sweeps)
-        bev_from_ego = frame.bev_from_ego.astype(np.float32)
-        xyz = points[:, :3] @ bev_from_ego[:3, :3].T + bev_from_ego[:3, 3]
-        low, high = np.array(self.point_range, np.float32).reshape(2, 3)
-        # A NaN compares as outside.
-        inside = ((xyz >= low) & (xyz < high)).all(1) & np.isfinite(points[:, 3:]).all(1)
-        return np.concatenate([xyz, points[:, 3:]], 1)[inside]
+        points = merge_sweeps(frame, 1 + self.num_sweeps, target_from_ego=frame.bev_from_ego)
+        return points[_within(points, np.array(self.point_range, np.float32))]
 
     def _boxes(self, frame: Frame) -> BoxTargets:
         boxes, attribute = Boxes3D.empty(), np.zeros(0, np.int64)
@@ -133,6 +129,24 @@ class Encoder:
         masks = self.rasterizer.masks(frame.location, global_from_bev(frame), self.map_grid)
         assert masks.shape == (len(MAP_CLASSES), *self.map_grid.shape)
         return masks
+
+
+@njit(cache=True, nogil=True)
+def _within(points, point_range):
+    """(P,) bool: inside the range, with a finite intensity and time lag."""
+    within = np.empty(len(points), np.bool_)
+    for p in range(len(points)):
+        x, y, z = points[p, 0], points[p, 1], points[p, 2]
+        within[p] = (
+            (x >= point_range[0])
+            & (y >= point_range[1])
+            & (z >= point_range[2])
+            & (x < point_range[3])
+            & (y < point_range[4])
+            & (z < point_range[5])
+            & np.isfinite(points[p, 3] + points[p, 4])
+        )
+    return within
 
 
 def global_from_bev(frame: Frame) -> NDArray[np.float64]:
