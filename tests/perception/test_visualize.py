@@ -296,3 +296,25 @@ def test_the_real_frames_truck_is_drawn_where_it_stands(shared_data, tmp_path):
     columns = np.nonzero((image != plain).any((0, 2)))[0]
     assert 30 < columns.min() < 130  # the parked truck on the left
     assert columns[columns < 800].max() < 660
+
+
+def test_a_submission_is_drawn_in_the_frame_of_its_sample():
+    from bevstack.datasets.geometry import quaternion_from_yaw
+    from bevstack.perception.evaluation.boxes import GlobalBoxes, upright_in_global
+    from bevstack.perception.visualize.submission import detections_of
+
+    car = boxes(CAR, (*CAR[:6], -2.0, 3))
+    scene = replace(frame(), bev_from_ego=transform([0.8, 0, 0, 0.6], [1.0, 2.0, 0.0]))
+    world = upright_in_global(car, scene.global_from_ego @ inverse(scene.bev_from_ego))
+    submitted = GlobalBoxes(
+        sample=np.array([4, 4]), translation=world.center, size=world.size[:, [1, 0, 2]],
+        rotation=quaternion_from_yaw(world.yaw), velocity=world.velocity, label=world.label,
+        score=np.array([0.2, 0.7]), attribute=np.array([-1, -1]), num_points=np.array([-1, -1]),
+    )  # fmt: skip
+    found = detections_of(submitted, 4, scene)
+    assert found.score.tolist() == [0.7, 0.2]
+    assert found.boxes.label.tolist() == [3, 0]
+    np.testing.assert_allclose(found.boxes.center, car.center[::-1], atol=1e-9)
+    np.testing.assert_allclose(found.boxes.size, car.size[::-1])
+    np.testing.assert_allclose(found.boxes.yaw, car.yaw[::-1], atol=1e-9)
+    assert len(detections_of(submitted, 3, scene)) == 0
