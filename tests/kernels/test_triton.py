@@ -12,6 +12,7 @@ pytest.importorskip("triton")
 resources = load_tool("kernel_resources")
 
 
+@pytest.mark.slow
 def test_kernels_match_the_reference_in_the_interpreter():
     # A process of its own: Triton decides where a kernel is defined whether it interprets it.
     done = subprocess.run(
