@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ...datasets.errors import DataError
 from ...datasets.frame import Annotations
 from ...datasets.geometry import quaternion_from_yaw
-from .boxes import GlobalBoxes, upright_in_global
+from .boxes import GlobalBoxes
 
 BIKE_RACK = "static_object.bicycle_rack"
 
@@ -30,9 +30,9 @@ class AnnotationReader(Protocol):
     @property
     def tokens(self) -> Sequence[str]: ...
 
-    def annotations(self, index: int, /) -> Annotations | None: ...
+    def global_annotations(self, i: int) -> Annotations | None: ...
 
-    def __getitem__(self, index: int, /) -> AnnotatedFrame: ...
+    def __getitem__(self, i: int) -> AnnotatedFrame: ...
 
 
 @dataclass(frozen=True)
@@ -51,28 +51,27 @@ def ground_truth(reader: AnnotationReader) -> GroundTruth:
     Raises:
         DataError: if a frame has no annotations (the test split).
     """
+    tokens = tuple(reader.tokens)
     boxes, racks, position = [], [], []
-    for index, token in enumerate(reader.tokens):
-        annotations = reader.annotations(index)
+    for index, token in enumerate(tokens):
+        annotations = reader.global_annotations(index)
         if annotations is None:
             raise DataError(f"sample {token} has no annotations to evaluate against (test split?)")
-        global_from_ego = reader[index].global_from_ego
-        position.append(global_from_ego[:2, 3])
+        position.append(reader[index].global_from_ego[:2, 3])
         is_rack = np.array([name == BIKE_RACK for name in annotations.category], bool)
-        in_global = _in_global(annotations, global_from_ego, index)
-        boxes.append(in_global[in_global.label >= 0])
-        racks.append(in_global[is_rack])
+        found = _in_global(annotations, index)
+        boxes.append(found[found.label >= 0])
+        racks.append(found[is_rack])
     return GroundTruth(
-        tokens=tuple(reader.tokens),
+        tokens=tokens,
         ego_position=np.array(position, np.float64).reshape(-1, 2),
         boxes=GlobalBoxes.concatenate(boxes),
         bike_racks=GlobalBoxes.concatenate(racks),
     )
 
 
-def _in_global(annotations: Annotations, global_from_ego: NDArray, sample: int) -> GlobalBoxes:
-    boxes = upright_in_global(annotations.boxes, global_from_ego)
-    count = len(boxes)
+def _in_global(annotations: Annotations, sample: int) -> GlobalBoxes:
+    boxes, count = annotations.boxes, len(annotations)
     return GlobalBoxes(
         sample=np.full(count, sample, np.int64),
         translation=boxes.center,

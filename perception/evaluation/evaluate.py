@@ -1,0 +1,217 @@
+"""Run a model over a data set, measure it, and leave the results in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from ...datasets.boxes import Boxes3D, Detections
+from ...datasets.errors import DataError
+from .detection import DetectionMetrics, evaluate_detections
+from .ground_truth import AnnotationReader, ground_truth
+from .map import MapIoU, MapMetrics
+from .submission import read_submission, submission_meta, write_submission
+from .tables import detection_rows, detection_tables, map_rows, map_table, range_rows_of, write_csv
+
+SUBMISSION = "submission.json"
+METRICS = "metrics.json"
+
+
+class Model(Protocol):
+    """The part of ``FusionModel`` that is needed here (any torch module that offers it)."""
+
+    training: bool
+
+    def __call__(self, batch: Any, *, use_camera: bool, use_lidar: bool) -> dict: ...
+
+    def decode(self, outputs: dict, batch: Any) -> dict:
+        """``{"detection": list[Detections], "map": (B, K, X, Y) tensor}``; either may lack."""
+        ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
+@dataclass(frozen=True)
+class EvaluationMetrics:
+    """What an evaluation found out; a task that the model or the data lacks is None."""
+
+    detection: DetectionMetrics | None
+    map: MapMetrics | None
+    num_frames: int  # in the split
+    skipped: tuple[str, ...]  # tokens of the frames that could not be read
+    seconds: float
+
+    def to_json(self) -> dict:
+        """``detection.mAP``, ``detection.NDS`` and ``map.mIoU`` first, then the details."""
+        content: dict[str, Any] = {}
+        if self.detection:
+            headline = {"mAP": self.detection.mean_ap, "NDS": self.detection.nd_score}
+            content["detection"] = headline | self.detection.to_json()
+        if self.map:
+            content["map"] = self.map.to_json()
+        frames = {"total": self.num_frames, "skipped": list(self.skipped)}
+        return content | {"frames": frames, "seconds": {"evaluate": self.seconds}}
+
+    def print(self, console: Console | None = None) -> None:
+        """Tables for the terminal."""
+        console = console or Console()
+        for table in detection_tables(self.detection) if self.detection else ():
+            console.print(table)
+        if self.map:
+            console.print(map_table(self.map))
+        if self.skipped:
+            console.print(
+                f"{len(self.skipped)} of {self.num_frames} frames could not be read and count as "
+                f"frames without detections; the first is {self.skipped[0]}"
+            )
+
+
+@dataclass
+class Predictions:
+    """What a model said about a data set."""
+
+    detections: dict[str, Detections] = field(default_factory=dict)  # by sample token
+    global_from_bev: dict[str, NDArray] = field(default_factory=dict)
+    has_detection: bool = False
+    map: MapIoU | None = None
+
+
+def evaluate_model(
+    model: Model,
+    loader: Iterable,
+    reader: AnnotationReader,
+    run_folder: Path | str,
+    *,
+    use_camera: bool = True,
+    use_lidar: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> EvaluationMetrics:
+    """Measure a model and write ``submission.json``, ``metrics.json`` and CSV tables.
+
+    Args:
+        model: see ``Model``; run in evaluation mode, on the device of its parameters.
+        loader: gives each frame of the reader in batches: a ``Batch``, or, with unreadable frames
+            skipped, what ``collate_counting`` returns. A frame that it never gives counts as
+            skipped, and has an empty list in the submission.
+        reader: of the same frames, for the ground truth.
+        run_folder: made if missing.
+        use_camera: give the model the images.
+        use_lidar: give the model the points.
+        progress: called with the number of frames done and in all.
+
+    Raises:
+        DataError: if the loader gives a frame that the reader does not know, or none at all.
+    """
+    start, run_folder = time.monotonic(), Path(run_folder)
+    tokens = tuple(reader.tokens)
+    found = predict(model, loader, tokens, use_camera, use_lidar, progress)
+    skipped = tuple(token for token in tokens if token not in found.global_from_bev)
+    if len(skipped) == len(tokens):
+        raise DataError("no frame could be evaluated: the loader gave none of the reader's frames")
+    run_folder.mkdir(parents=True, exist_ok=True)
+    detection = None
+    if found.has_detection:
+        submission = run_folder / SUBMISSION
+        _write_detections(submission, tokens, found, submission_meta(use_camera, use_lidar))
+        detection = _measure_detections(submission, tokens, reader)
+    measured_map = found.map.compute() if found.map and found.map.num_samples else None
+    seconds = time.monotonic() - start
+    metrics = EvaluationMetrics(detection, measured_map, len(tokens), skipped, seconds)
+    write_metrics(run_folder, metrics)
+    return metrics
+
+
+def predict(
+    model: Model,
+    loader: Iterable,
+    tokens: Sequence[str],
+    use_camera: bool = True,
+    use_lidar: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Run the model over a loader (see ``evaluate_model``); a frame that comes again is ignored."""
+    import torch
+
+    found, known, was_training = Predictions(), set(tokens), model.training
+    device = _device_of(model)
+    model.train(False)
+    try:
+        with torch.inference_mode():
+            for item in loader:
+                batch = item[0] if isinstance(item, tuple) else item
+                if batch is None:  # nothing in it could be read
+                    continue
+                unknown = set(batch.tokens) - known
+                if unknown:
+                    raise DataError(f"frame {min(unknown)} is not among the reader's frames")
+                outputs = model(batch.to(device), use_camera=use_camera, use_lidar=use_lidar)
+                _keep(found, model.decode(outputs, batch), batch)
+                if progress:
+                    progress(len(found.global_from_bev), len(tokens))
+    finally:
+        model.train(was_training)
+    return found
+
+
+def write_metrics(run_folder: Path | str, metrics: EvaluationMetrics) -> None:
+    """Write ``metrics.json`` and the CSV tables."""
+    run_folder = Path(run_folder)
+    if metrics.detection:
+        write_csv(run_folder / "detection.csv", *detection_rows(metrics.detection))
+        write_csv(run_folder / "detection_by_range.csv", *range_rows_of(metrics.detection))
+    if metrics.map:
+        write_csv(run_folder / "map.csv", *map_rows(metrics.map))
+    partial = run_folder / (METRICS + ".partial")
+    text = json.dumps(metrics.to_json(), indent=2, allow_nan=False)
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, run_folder / METRICS)
+
+
+def _keep(found: Predictions, decoded: dict, batch: Any) -> None:
+    """Store a batch's results; frames that a sampler repeated are counted once."""
+    fresh = []
+    for i, token in enumerate(batch.tokens):
+        fresh.append(token not in found.global_from_bev)
+        if fresh[-1]:
+            found.global_from_bev[token] = batch.global_from_bev[i].cpu().numpy()
+            if "detection" in decoded:
+                found.has_detection = True
+                found.detections[token] = decoded["detection"][i]
+    if "map" in decoded and batch.map_masks is not None:
+        probabilities = decoded["map"]
+        found.map = found.map or MapIoU(probabilities.shape[1])
+        valid = batch.map_valid.cpu().numpy() & np.array(fresh, bool)
+        masks = batch.map_masks.cpu().numpy()
+        found.map.update(probabilities.float().cpu().numpy(), masks, valid)
+
+
+def _write_detections(
+    path: Path, tokens: Sequence[str], found: Predictions, meta: dict[str, bool]
+) -> None:
+    nothing = Detections(Boxes3D.empty(), np.zeros(0), np.zeros(0, np.int64))
+    detections = [found.detections.get(token, nothing) for token in tokens]
+    transforms = np.stack([found.global_from_bev.get(token, np.eye(4)) for token in tokens])
+    write_submission(path, tokens, detections, transforms, meta)
+
+
+def _measure_detections(
+    submission: Path, tokens: Sequence[str], reader: AnnotationReader
+) -> DetectionMetrics | None:
+    """Metrics of the file as written; None where there is nothing to measure against."""
+    if reader.global_annotations(0) is None:
+        return None
+    return evaluate_detections(read_submission(submission, tokens), ground_truth(reader))
+
+
+def _device_of(model: Any) -> Any:
+    parameter = next(model.parameters(), None) if hasattr(model, "parameters") else None
+    return "cpu" if parameter is None else parameter.device

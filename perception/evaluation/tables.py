@@ -1,0 +1,120 @@
+"""Metrics for people: tables for the terminal and CSV files for the run folder."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from .detection import DetectionMetrics
+from .detection_errors import ERRORS
+from .map import MapMetrics
+
+ERROR_HEADINGS = {
+    "trans_err": "ATE m",
+    "scale_err": "ASE",
+    "orient_err": "AOE rad",
+    "vel_err": "AVE m/s",
+    "attr_err": "AAE",
+}
+Row = list[str | float | int]
+
+
+def detection_tables(metrics: DetectionMetrics) -> list[Table]:
+    """Per class AP and errors, and AP by distance."""
+    head, rows = detection_rows(metrics)
+    range_head, range_rows = range_rows_of(metrics)
+    title = f"Detection: mAP {metrics.mean_ap:.4f}, NDS {metrics.nd_score:.4f}"
+    return [
+        _table(title, head, rows),
+        _table("AP by distance from the vehicle", range_head, range_rows),
+    ]
+
+
+def map_table(metrics: MapMetrics) -> Table:
+    """IoU of every class at every threshold."""
+    head, rows = map_rows(metrics)
+    return _table(f"Map: mIoU {metrics.mean_iou:.4f}", head, rows)
+
+
+def detection_rows(metrics: DetectionMetrics) -> tuple[list[str], list[Row]]:
+    """Heading, a row per class, and the means (with NaN where a figure has no meaning)."""
+    thresholds = list(next(iter(metrics.label_aps.values())))
+    head = ["class", "boxes", "AP", *(f"AP {t:g} m" for t in thresholds), *ERROR_HEADINGS.values()]
+    rows: list[Row] = [
+        [
+            name,
+            metrics.num_truth[name],
+            metrics.mean_dist_aps[name],
+            *aps.values(),
+            *(metrics.label_tp_errors[name][error] for error in ERRORS),
+        ]
+        for name, aps in metrics.label_aps.items()
+    ]
+    by_threshold = [_mean(aps[t] for aps in metrics.label_aps.values()) for t in thresholds]
+    errors = [metrics.tp_errors[error] for error in ERRORS]
+    boxes = sum(metrics.num_truth.values())
+    rows.append(["mean", boxes, metrics.mean_ap, *by_threshold, *errors])
+    return head, rows
+
+
+def range_rows_of(metrics: DetectionMetrics) -> tuple[list[str], list[Row]]:
+    """Heading, a row per class and the means: AP in every band of distances."""
+    bands = metrics.range_aps
+    head = ["class", *(f"{band.near:g}-{band.far:g} m" for band in bands)]
+    rows: list[Row] = [
+        [name, *(band.label_aps[name] for band in bands)] for name in metrics.label_aps
+    ]
+    return head, [*rows, ["mean", *(band.mean_ap for band in bands)]]
+
+
+def map_rows(metrics: MapMetrics) -> tuple[list[str], list[Row]]:
+    """Heading, a row per class and the mean: IoU at the best and at every threshold."""
+    thresholds = list(next(iter(metrics.ious.values())))
+    head = ["class", "IoU", "at", *(f"IoU {t:.2f}" for t in thresholds)]
+    rows: list[Row] = [
+        [name, metrics.label_ious[name], metrics.best_thresholds[name], *row.values()]
+        for name, row in metrics.ious.items()
+    ]
+    means = [_mean(row[t] for row in metrics.ious.values()) for t in thresholds]
+    return head, [*rows, ["mean", metrics.mean_iou, math.nan, *means]]
+
+
+def write_csv(path: Path | str, head: Sequence[str], rows: Iterable[Row]) -> None:
+    """Write a table; NaN becomes an empty cell. The file appears complete or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(["" if _is_nan(cell) else cell for cell in row] for row in rows)
+    os.replace(partial, path)
+
+
+def _table(title: str, head: Sequence[str], rows: Sequence[Row]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left")
+    for number, row in enumerate(rows):
+        # A line before the last row, the means.
+        table.add_row(*map(_text, row), end_section=number == len(rows) - 2)
+    return table
+
+
+def _text(cell: str | float | int) -> str:
+    if _is_nan(cell):
+        return "–"
+    return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
+def _is_nan(cell: str | float | int) -> bool:
+    return isinstance(cell, float) and math.isnan(cell)
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
