@@ -102,7 +102,7 @@ class Encoder:
         if not (self.lidar and frame.sweeps):
             return np.zeros((0, 5), np.float32)
         points = merge_sweeps(frame, 1 + self.num_sweeps, target_from_ego=frame.bev_from_ego)
-        return points[_within(points, np.array(self.point_range, np.float32))]
+        return _within(points, np.array(self.point_range, np.float32))
 
     def _boxes(self, frame: Frame) -> BoxTargets:
         boxes, attribute = Boxes3D.empty(), np.zeros(0, np.int64)
@@ -133,20 +133,17 @@ class Encoder:
 
 @njit(cache=True, nogil=True)
 def _within(points, point_range):
-    """(P,) bool: inside the range, with a finite intensity and time lag."""
-    within = np.empty(len(points), np.bool_)
+    """The points (P, 5) inside the range, with a finite intensity and time lag."""
+    kept = np.empty_like(points)
+    count = 0
     for p in range(len(points)):
-        x, y, z = points[p, 0], points[p, 1], points[p, 2]
-        within[p] = (
-            (x >= point_range[0])
-            & (y >= point_range[1])
-            & (z >= point_range[2])
-            & (x < point_range[3])
-            & (y < point_range[4])
-            & (z < point_range[5])
-            & np.isfinite(points[p, 3] + points[p, 4])
-        )
-    return within
+        inside = np.isfinite(points[p, 3] + points[p, 4])
+        for axis in range(3):
+            inside &= point_range[axis] <= points[p, axis] < point_range[3 + axis]
+        if inside:
+            kept[count] = points[p]
+            count += 1
+    return kept[:count].copy()
 
 
 def global_from_bev(frame: Frame) -> NDArray[np.float64]:

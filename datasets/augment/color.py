@@ -29,7 +29,7 @@ class RecoloredImage:
 
     def __call__(self, reduction: int = 1) -> NDArray[np.uint8]:
         """See :class:`ImageLoader`."""
-        return cv2.transform(self.load(reduction), self.matrix)
+        return np.asarray(cv2.transform(self.load(reduction), self.matrix), np.uint8)
 
 
 def color_matrix(brightness: float, contrast: float, saturation: float) -> NDArray[np.float32]:

@@ -44,7 +44,8 @@ class WarpedImage:
         # The tolerance keeps a scale of exactly 1/2 at 1/2 after a rotation's rounding.
         decoded = next((r for r in (8, 4, 2) if scale * r <= 1 + 1e-9), 1)
         matrix = new_from_old @ _full_from_reduced(decoded)
-        return cv2.warpAffine(self.load(decoded), matrix[:2], size, flags=cv2.INTER_LINEAR)
+        image = cv2.warpAffine(self.load(decoded), matrix[:2], size, flags=cv2.INTER_LINEAR)
+        return np.asarray(image, np.uint8)
 
 
 def _full_from_reduced(reduction: int) -> NDArray[np.float64]:

@@ -12,41 +12,20 @@ vertices are truncated to cells and drawn with OpenCV's thickness 2. Differences
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ...kernels.grid import BEVGrid
-from ..errors import DataError
 from .classes import MAP_CLASSES
+from .map_layers import Lines, Polygons, load_map_layers
 
 Array = NDArray[np.float64]
 
-_LINE_LAYERS = ("road_divider", "lane_divider")
 # How far outside the grid a clipped polygon is closed, in cells: out of sight.
 _MARGIN = 4.0
-
-
-@dataclass(frozen=True)
-class _Polygons:
-    """Polygons of one layer in the global frame."""
-
-    rings: list[list[Array]]  # per polygon: the outer ring (V, 2), then its holes
-    bounds: Array  # (n, 4) x0, y0, x1, y1 of the outer ring
-
-
-@dataclass(frozen=True)
-class _Lines:
-    """Line segments of one layer in the global frame."""
-
-    segments: Array  # (n, 2, 2) start and end
-    bounds: Array  # (n, 4)
 
 
 class MapRasterizer:
@@ -80,16 +59,17 @@ class MapRasterizer:
         Raises:
             DataError: if there is no readable map of that location.
         """
-        layers = _load_map(self.root / "maps" / "expansion" / f"{location}.json")
+        layers = load_map_layers(self.root / "maps" / "expansion" / f"{location}.json")
         pose = _planar(global_from_bev)
-        masks = np.zeros((len(MAP_CLASSES), *grid.shape), bool)
-        for mask, name in zip(masks, MAP_CLASSES):
-            canvas = np.zeros(grid.shape[::-1], np.uint8)  # rows are y, as in the devkit
+        # Rows are y while drawing, as in the devkit.
+        canvases = np.zeros((len(MAP_CLASSES), *grid.shape[::-1]), np.uint8)
+        for canvas, name in zip(canvases, MAP_CLASSES):
             layer = layers[name]
-            draw = _draw_lines if isinstance(layer, _Lines) else _draw_polygons
-            draw(canvas, layer, pose, grid)
-            mask[:] = canvas.T
-        return masks
+            if isinstance(layer, Lines):
+                _draw_lines(canvas, layer, pose, grid)
+            else:
+                _draw_polygons(canvas, layer, pose, grid)
+        return np.ascontiguousarray(canvases.transpose(0, 2, 1)).astype(bool)
 
 
 def _planar(global_from_bev: Array) -> Array:
@@ -117,26 +97,27 @@ def _to_cells(points: Array, pose: Array, grid: BEVGrid) -> Array:
     return np.stack(grid.to_cells(bev[..., 0], bev[..., 1]), -1)
 
 
-def _draw_polygons(canvas: NDArray, layer: _Polygons, pose: Array, grid: BEVGrid) -> None:
+def _draw_polygons(canvas: NDArray, layer: Polygons, pose: Array, grid: BEVGrid) -> None:
     for index in _visible(layer.bounds, pose, grid):
         rings = [_to_cells(ring, pose, grid) for ring in layer.rings[index]]
         # As the devkit: a hole that leaves the grid is part of the outline, which belongs to the
         # polygon; one inside the grid is cut out with its outline.
         inner = [ring for ring in rings[1:] if _inside(ring, grid)]
-        outline = [
-            _clip_ring(r, grid) for r in rings[:1] + [r for r in rings[1:] if not _inside(r, grid)]
-        ]
+        crossing = [ring for ring in rings[1:] if not _inside(ring, grid)]
+        outline = [_clip_ring(ring, grid) for ring in (rings[0], *crossing)]
         if not len(outline[0]):
             continue
         target = np.zeros_like(canvas) if inner else canvas
-        cv2.fillPoly(target, [_rounded(ring) for ring in outline if len(ring)], 1)
+        _fill(target, outline, 1)
         if inner:
-            cv2.fillPoly(target, [_rounded(ring) for ring in inner], 0)
+            _fill(target, inner, 0)
             canvas |= target
 
 
-def _rounded(ring: Array) -> NDArray[np.int32]:
-    return ring.round().astype(np.int32)
+def _fill(canvas: NDArray, rings: list[Array], value: int) -> None:
+    """Fill even-odd, outlines included."""
+    vertices = [ring.round().astype(np.int32) for ring in rings if len(ring)]
+    cv2.fillPoly(canvas, vertices, (value,))
 
 
 def _inside(ring: Array, grid: BEVGrid) -> bool:
@@ -176,11 +157,11 @@ def _clip_side(ring: Array, axis: int, limit: float, sign: float) -> Array:
     return np.stack(candidates, 1)[np.stack([kept, crossing, crossing], 1)]
 
 
-def _draw_lines(canvas: NDArray, layer: _Lines, pose: Array, grid: BEVGrid) -> None:
+def _draw_lines(canvas: NDArray, layer: Lines, pose: Array, grid: BEVGrid) -> None:
     cells = _to_cells(layer.segments[_visible(layer.bounds, pose, grid)], pose, grid)
     cells = _clip_segments(cells, grid).astype(np.int32)  # truncated, as in the devkit
     if len(cells):
-        cv2.polylines(canvas, list(cells), False, 1, 2)
+        cv2.polylines(canvas, list(cells), False, (1,), 2)
 
 
 def _clip_segments(segments: Array, grid: BEVGrid) -> Array:
@@ -193,66 +174,3 @@ def _clip_segments(segments: Array, grid: BEVGrid) -> Array:
     last = np.maximum(low, high).min(1).clip(max=1)[:, None]
     clipped = np.stack([start + first * step, np.where(last == 1, end, start + last * step)], 1)
     return clipped[(first < last)[:, 0]]
-
-
-@lru_cache(maxsize=8)
-def _load_map(path: Path) -> dict[str, _Polygons | _Lines]:
-    """The layers of a map expansion file by class name."""
-    tables = _read_json(path)
-    try:
-        nodes = {node["token"]: (node["x"], node["y"]) for node in tables["node"]}
-        polygons = {polygon["token"]: polygon for polygon in tables["polygon"]}
-        lines = {line["token"]: line["node_tokens"] for line in tables["line"]}
-        layers: dict[str, _Polygons | _Lines] = {}
-        for name in MAP_CLASSES:
-            if name == "divider":
-                tokens = [row["line_token"] for layer in _LINE_LAYERS for row in tables[layer]]
-                layers[name] = _lines([_ring(nodes, lines[token]) for token in tokens])
-            else:
-                tokens = [token for row in tables[name] for token in _polygon_tokens(row)]
-                layers[name] = _polygons([polygons[token] for token in tokens], nodes)
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{path} is not a complete map expansion of version 1.3 ({error} is missing or "
-            "malformed); unpack nuScenes-map-expansion-v1.3.zip into the dataset's maps folder"
-        ) from error
-    return layers
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    remedy = "unpack nuScenes-map-expansion-v1.3.zip into the dataset's maps folder"
-    try:
-        tables = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; {remedy}, or train without map labels") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
-    version = tables.get("version", "unknown") if isinstance(tables, dict) else "unknown"
-    if version < "1.3":  # as the devkit compares it; "unknown" is caught by what is missing
-        raise DataError(f"{path} has version {version}, expected 1.3 or later; {remedy}")
-    return tables
-
-
-def _polygon_tokens(row: dict[str, Any]) -> list[str]:
-    return row["polygon_tokens"] if "polygon_tokens" in row else [row["polygon_token"]]
-
-
-def _ring(nodes: dict[str, tuple[float, float]], tokens: list[str]) -> Array:
-    return np.array([nodes[token] for token in tokens], np.float64).reshape(-1, 2)
-
-
-def _polygons(records: list[dict], nodes: dict[str, tuple[float, float]]) -> _Polygons:
-    rings = []
-    for record in records:
-        holes = [hole["node_tokens"] for hole in record["holes"]]
-        outer, *inner = (_ring(nodes, t) for t in [record["exterior_node_tokens"], *holes])
-        if len(outer) >= 3:
-            rings.append([outer, *(ring for ring in inner if len(ring) >= 3)])
-    bounds = [np.concatenate([ring[0].min(0), ring[0].max(0)]) for ring in rings]
-    return _Polygons(rings, np.array(bounds).reshape(-1, 4))
-
-
-def _lines(lines: list[Array]) -> _Lines:
-    pairs = [np.stack([line[:-1], line[1:]], 1) for line in lines if len(line) >= 2]
-    segments = np.concatenate([np.zeros((0, 2, 2)), *pairs])
-    return _Lines(segments, np.concatenate([segments.min(1), segments.max(1)], 1))
