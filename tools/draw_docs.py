@@ -72,7 +72,7 @@ def draw(options: argparse.Namespace, root: Path) -> np.ndarray:
 
 def main() -> None:
     """Read the options, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Draw the README's picture.")
     parser.add_argument("--root", type=Path, help="a synthetic dataset; none: a new one")
     parser.add_argument("--version", default="v1.0-mini")
     parser.add_argument("--split", default="mini_val")

@@ -120,7 +120,7 @@ def _map_picture(view: BEVView, layers: NDArray, grid: BEVGrid, theme: Theme) ->
     layer_from_picture = np.array([[step, 0, u0], [0, step, v0]])
     how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     width, height = view.shape
-    picture = np.broadcast_to(np.float32(theme.surface), (height, width, 3)).copy()
+    picture = np.broadcast_to(np.asarray(theme.surface, np.float32), (height, width, 3)).copy()
     for name in MAP_ORDER:
         k = MAP_CLASSES.index(name)
         if k < len(layers):
@@ -128,7 +128,7 @@ def _map_picture(view: BEVView, layers: NDArray, grid: BEVGrid, theme: Theme) ->
             seen = cv2.warpAffine(layer, layer_from_picture, view.shape, flags=how)
             # Soft where the model is unsure, with an edge at one half.
             opacity = np.clip((seen - 0.25) / 0.5, 0, 1)[..., None] * np.float32(MAP_OPACITY[name])
-            picture += (np.float32(theme.maps[k]) - picture) * opacity
+            picture += (np.asarray(theme.maps[k], np.float32) - picture) * opacity
     return np.round(picture).astype(np.uint8)
 
 
@@ -192,7 +192,7 @@ def _draw_boxes(canvas: Canvas, view: BEVView, boxes: Detections, theme: Theme) 
         canvas.polygon(floor, colour, 0.45 * strength)
         canvas.lines(_outline(floor), colour, 1.5, strength)
         canvas.lines(_heading(floor), colour, 1.5, strength)
-        _draw_velocity(canvas, view, boxes.boxes[i : i + 1], colour, strength)
+        _draw_velocity(canvas, view, boxes.boxes[np.array([i])], colour, strength)
 
 
 def _draw_truth(canvas: Canvas, view: BEVView, truth: Boxes3D, theme: Theme) -> None:

@@ -55,7 +55,7 @@ class Canvas:
         points = self.large(corners)
 
         def fill(mask: NDArray, offset: NDArray) -> None:
-            cv2.fillPoly(mask, [_fixed(points - offset)], 255, cv2.LINE_AA, SHIFT)
+            cv2.fillPoly(mask, [_fixed(points - offset)], (255,), cv2.LINE_AA, SHIFT)
 
         self._stamp(fill, points, 2, colour, opacity)
 
@@ -86,7 +86,7 @@ class Canvas:
 
         def stroke(mask: NDArray, offset: NDArray) -> None:
             for start, end in _fixed(points - offset):
-                cv2.line(mask, start.tolist(), end.tolist(), 255, thickness, cv2.LINE_AA, SHIFT)
+                cv2.line(mask, start.tolist(), end.tolist(), (255,), thickness, cv2.LINE_AA, SHIFT)
 
         self._stamp(stroke, points.reshape(-1, 2), thickness + 2, colour, opacity)
 
@@ -146,7 +146,7 @@ class Canvas:
             finished = finished.copy()
         for entry in self._texts:
             _write_(finished, *entry)
-        return finished
+        return np.asarray(finished, np.uint8)
 
     def _stamp(
         self,
@@ -168,7 +168,9 @@ class Canvas:
         draw(mask, low.astype(float))
         region = self.pixels[low[1] : high[1], low[0] : high[0]]
         alpha = (mask.astype(np.float32) * (opacity / 255))[..., None]
-        region[:] = np.round(region * (1 - alpha) + np.float32(colour) * alpha).astype(np.uint8)
+        region[:] = np.round(region * (1 - alpha) + np.asarray(colour, np.float32) * alpha).astype(
+            np.uint8
+        )
 
 
 def clip_segments(
@@ -241,10 +243,10 @@ def _pill_(image, corner, shape, colour, opacity) -> None:
     scale, radius = 4, min(4, height // 3)
     mask = np.zeros((height * scale, width * scale), np.uint8)
     r, right, bottom = radius * scale, width * scale - 1, height * scale - 1
-    cv2.rectangle(mask, (r, 0), (right - r, bottom), 255, -1)
-    cv2.rectangle(mask, (0, r), (right, bottom - r), 255, -1)
+    cv2.rectangle(mask, (r, 0), (right - r, bottom), (255,), -1)
+    cv2.rectangle(mask, (0, r), (right, bottom - r), (255,), -1)
     for centre in ((r, r), (right - r, r), (r, bottom - r), (right - r, bottom - r)):
-        cv2.circle(mask, centre, r, 255, -1)
+        cv2.circle(mask, centre, r, (255,), -1)
     mask = cv2.resize(mask, (int(width), int(height)), interpolation=cv2.INTER_AREA)
     _blend_mask_(image, np.round(corner).astype(int), mask, colour, opacity)
 
@@ -259,4 +261,6 @@ def _blend_mask_(image, corner, mask, colour, opacity) -> None:
     part = mask[v0 - corner[1] : v1 - corner[1], u0 - corner[0] : u1 - corner[0]]
     alpha = (part.astype(np.float32) * (opacity / 255))[..., None]
     region = image[v0:v1, u0:u1]
-    region[:] = np.round(region * (1 - alpha) + np.float32(colour) * alpha).astype(np.uint8)
+    region[:] = np.round(region * (1 - alpha) + np.asarray(colour, np.float32) * alpha).astype(
+        np.uint8
+    )
