@@ -1,0 +1,246 @@
+"""nuScenes folders as Lightning data: index, splits, sampling, loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from ...datasets.batch import Batch
+from ...datasets.dataset import FrameDataset, Step, Unreadable, collate_counting, prepare_worker
+from ...datasets.encode import Encoder
+from ...datasets.errors import DataError
+from ...datasets.nuscenes.index import FrameIndex, build_index
+from ...datasets.nuscenes.maps import MapRasterizer
+from ...datasets.nuscenes.reader import NuScenesReader
+from ...datasets.sampling import ClassBalanced, EpochSampler, InOrder, Order, Shuffled
+from ..evaluation.ground_truth import GroundTruth, ground_truth
+
+
+class NuScenesData(pl.LightningDataModule):
+    """The training and validation frames of a nuScenes folder.
+
+    A folder without an index is indexed first. Which samples an epoch has, their order and their
+    augmentation depend on the seed and the epoch alone, not on workers or processes; a training
+    resumed in the middle of an epoch goes on with the sample that would have come.
+
+    Args:
+        root: the folder that holds ``samples/``, ``sweeps/`` and ``<version>/``.
+        version: for instance ``v1.0-trainval``.
+        encoder: what the model needs of a frame; its map rasterizer is filled in from ``root``.
+        train_split: name of the split to train on.
+        val_split: name of the split to validate on; null for no validation.
+        batch_size: samples per process and forward pass.
+        val_batch_size: the same for validation; null for ``batch_size``.
+        workers: data-loading processes per training process; 0 loads in the process itself.
+        train_steps: augmentations of training frames, in order.
+        val_steps: changes to validation frames (at least the resizing of images), in order.
+        class_balanced: draw frames so that classes come equally often.
+        samples_per_epoch: with ``class_balanced``, the length of an epoch; null for CBGS's own.
+        frame: the BEV frame: ``ego``, or ``lidar`` as published models want it.
+        seed: decides order and augmentation.
+        on_error: ``raise`` stops at a frame that cannot be read; ``skip`` goes on without it.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        version: str,
+        encoder: Encoder,
+        train_split: str = "train",
+        val_split: str | None = "val",
+        batch_size: int = 4,
+        val_batch_size: int | None = None,
+        workers: int = 2,
+        train_steps: Sequence[Step] = (),
+        val_steps: Sequence[Step] = (),
+        class_balanced: bool = False,
+        samples_per_epoch: int | None = None,
+        frame: Literal["ego", "lidar"] = "ego",
+        seed: int = 0,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1 or workers < 0:
+            raise ValueError(f"batch_size is {batch_size}, workers {workers}; give 1, 0 or more")
+        self.root, self.version, self.frame = str(root), version, frame
+        self.train_split, self.val_split = train_split, val_split
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
+        self.workers, self.class_balanced = workers, class_balanced
+        self.samples_per_epoch, self.seed, self.on_error = samples_per_epoch, seed, on_error
+        self.train_steps, self.val_steps = tuple(train_steps), tuple(val_steps)
+        self._encoder = encoder
+        self.skipped: dict[str, str] = {}  # token -> reason, of frames that could not be read
+        self._truth: GroundTruth | None = None
+        self._readers: dict[str, NuScenesReader] = {}
+        self._position = (0, 0)  # epoch and batches where a resumed training goes on
+        self._last_readable: Batch | None = None
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, with the maps of ``root`` where it draws masks and the folder has maps."""
+        draws = self._encoder.map_grid is not None and self._encoder.rasterizer is None
+        if draws and MapRasterizer.is_available(self.root):
+            return replace(self._encoder, rasterizer=MapRasterizer(self.root))
+        return self._encoder
+
+    def prepare_data(self) -> None:
+        """Build the index if there is none that fits (Lightning calls this on one process)."""
+        needed = self._encoder.num_sweeps - 1
+        try:
+            if FrameIndex.open(self.root, self.version).num_sweeps >= needed:
+                return
+        except DataError as error:
+            print(f"indexing {self.root} {self.version} ({error})", flush=True)
+        build_index(self.root, self.version, num_sweeps=max(needed, 10), progress=print)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the splits."""
+        self.reader(self.train_split)
+        if self.val_split is not None:
+            self.reader(self.val_split)
+
+    def reader(self, split: str) -> NuScenesReader:
+        """The frames of a split.
+
+        Raises:
+            DataError: if the split has no frame here.
+        """
+        if split not in self._readers:
+            sweeps = self._encoder.num_sweeps - 1
+            reader = NuScenesReader(self.root, self.version, split, sweeps, self.frame)
+            if not len(reader):
+                raise DataError(
+                    f"{self.root} {self.version} has no frame of split {split}; choose another "
+                    "with data.train_split or data.val_split"
+                )
+            self._readers[split] = reader
+        return self._readers[split]
+
+    def ground_truth(self) -> GroundTruth | None:
+        """The validation split's annotations; None where it has none."""
+        reader = self.reader(self.val_split) if self.val_split else None
+        if reader is None or reader.global_annotations(0) is None:
+            return None
+        self._truth = self._truth or ground_truth(reader)
+        return self._truth
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled or class-balanced, augmented."""
+        reader, step = self.reader(self.train_split), self._samples_per_step
+        sampler = self._sampler(self._order(reader), step)
+        epoch, batches = self._position
+        sampler.resume(epoch, batches * step)
+        return self._loader(reader, self.train_steps, sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Every frame once, in order."""
+        if self.val_split is None:
+            return []
+        reader = self.reader(self.val_split)
+        sampler = self._sampler(InOrder(len(reader)), 1)
+        return self._loader(reader, self.val_steps, sampler, self.val_batch_size)
+
+    def _order(self, reader: NuScenesReader) -> Order:
+        if self.class_balanced:
+            return ClassBalanced(reader.class_counts(), self.seed, self.samples_per_epoch)
+        return Shuffled(len(reader), self.seed)
+
+    @property
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    @property
+    def _samples_per_step(self) -> int:
+        return self.batch_size * self._processes
+
+    def _sampler(self, order: Order, samples_per_step: int) -> EpochSampler:
+        rank = self.trainer.global_rank if self.trainer else 0
+        return EpochSampler(order, rank, self._processes, samples_per_step)
+
+    def _loader(
+        self, reader: NuScenesReader, steps: Sequence[Step], sampler: EpochSampler, batch_size: int
+    ) -> DataLoader:
+        return DataLoader(
+            FrameDataset(reader, self.encoder, steps, self.seed, self.on_error),
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=collate_counting,
+            worker_init_fn=prepare_worker,
+            pin_memory=torch.cuda.is_available(),
+            # A generator of its own: making an iterator must not advance the model's.
+            generator=torch.Generator().manual_seed(self.seed),
+        )
+
+    def on_before_batch_transfer(
+        self, batch: tuple[Batch | None, tuple[Unreadable, ...]] | Batch, dataloader_idx: int
+    ) -> Batch | None:
+        """Note the frames that could not be read, and pass on the batch of the others.
+
+        In training the previous batch stands in for one of which nothing could be read: every
+        process must take every step.
+
+        Raises:
+            DataError: if that was the first one.
+        """
+        if isinstance(batch, Batch):
+            return batch
+        readable, unreadable = batch
+        self.skipped |= {frame.token: frame.reason for frame in unreadable}
+        if self.trainer is None or not self.trainer.training:
+            return readable
+        self._last_readable = readable or self._last_readable
+        if self._last_readable is None:
+            raise DataError(f"no frame of the first batch can be read: {unreadable[0].reason}")
+        return self._last_readable
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the data: epoch and batches done."""
+        loop = self.trainer.fit_loop
+        epochs, done = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.ready
+        within = epochs.ready > epochs.processed and done < self.trainer.num_training_batches
+        ended = epochs.ready > epochs.processed and not within
+        return {
+            "epoch": epochs.processed + ended,
+            "batches": done if within else 0,
+            "samples_per_step": self._samples_per_step,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            DataError: if a step had another number of samples then.
+        """
+        before, now = state_dict["samples_per_step"], self._samples_per_step
+        if before != now:
+            raise DataError(
+                f"the checkpoint's training took {before} samples at a time, this one takes {now} "
+                "(data.batch_size x processes); resume with the same"
+            )
+        self._position = (state_dict["epoch"], state_dict["batches"])
+
+
+class ReportSkipped(pl.Callback):
+    """Says at the end of every epoch how many frames could not be read so far."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print, if there are any."""
+        skipped = dict(getattr(trainer.datamodule, "skipped", {}))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            parts: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(parts, skipped)
+            skipped = {token: reason for part in parts for token, reason in part.items()}
+        if skipped and trainer.is_global_zero:
+            token, reason = next(iter(skipped.items()))
+            print(
+                f"epoch {trainer.current_epoch}: skipped {len(skipped)} unreadable frames so far; "
+                f"the first is {token}: {reason}",
+                flush=True,
+            )
