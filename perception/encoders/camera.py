@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...datasets.batch import Batch
 from ...kernels.grid import BEVGrid
-from ..layers import absent_map, zero_where_absent
+from ..layers import absent_map, full_precision, zero_where_absent
 from .fpn import FPN
 from .image_backbone import ImageBackbone
 from .lift_splat import DepthOutput, LiftSplat
@@ -59,7 +59,8 @@ class CameraEncoder(nn.Module):
             return absent_map(self, batch.size, (self.out_channels, *self.grid.shape)), None
         images = (batch.images.float() - self.mean) / self.std
         features = self.fpn(self.backbone(images))
-        bev_from_feature = batch.bev_from_image @ self._image_from_feature(batch.images.device)
+        with full_precision(batch.images):
+            bev_from_feature = batch.bev_from_image @ self._image_from_feature(batch.images.device)
         bev, depth = self.lift(
             features,
             bev_from_feature,

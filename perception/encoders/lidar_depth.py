@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..layers import full_precision
+
 
 def nearest_depth(
     points: Tensor,
@@ -38,7 +40,8 @@ def nearest_depth(
     for sample in image_sample.unique().tolist():
         images = (image_sample == sample).nonzero()[:, 0]  # (n,)
         rows = image_from_bev[images, :3].flatten(0, 1)  # (n * 3, 4)
-        projected = position[point_sample == sample] @ rows.T
+        with full_precision(points):
+            projected = position[point_sample == sample] @ rows.T
         u_depth, v_depth, depth = projected.view(-1, len(images), 3).unbind(-1)
         ahead = depth > 1e-2
         inverse = 1 / depth.where(ahead, 1)

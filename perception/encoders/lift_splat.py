@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...kernels.bev_pool import bev_pool
 from ...kernels.grid import BEVGrid
-from ..layers import ConvBlock
+from ..layers import ConvBlock, full_precision
 from ..losses import mean_over_processes
 from .lidar_depth import depth_bins, nearest_depth
 
@@ -137,7 +137,8 @@ class LiftSplat(nn.Module):
         u = torch.arange(size[1], device=device, dtype=torch.float)
         v, u = torch.meshgrid(v, u, indexing="ij")
         pixel = torch.stack([u, v, torch.ones_like(u)])  # (3, H, W)
-        ray = torch.einsum("nij,jhw->nihw", bev_from_image[:, :3, :3].float(), pixel)
+        with full_precision(pixel):
+            ray = torch.einsum("nij,jhw->nihw", bev_from_image[:, :3, :3].float(), pixel)
         step = torch.arange(self.num_bins, device=device) + 0.5
         depth = (self.depth_range[0] + step * self.depth_step).view(-1, 1, 1)
         x, y, z = (

@@ -60,8 +60,9 @@ class MapHead(nn.Module):
 
     def forward(self, bev: Tensor) -> MapOutput:
         """(B, in_channels, X, Y) on the BEV grid to logits on the map grid."""
-        reduced = self.reduce(bev)
-        position = self.position.to(reduced.dtype).expand(len(bev), -1, -1, -1)
+        # float32: bfloat16 has too few digits for positions.
+        reduced = self.reduce(bev).float()
+        position = self.position.float().expand(len(bev), -1, -1, -1)
         resampled = F.grid_sample(reduced, position, mode="bilinear", align_corners=False)
         return MapOutput(self.classifier(resampled))
 
