@@ -42,7 +42,10 @@ def write_report(run: RunReport, path: Path | str) -> Path:
 
 def render_report(run: RunReport) -> str:
     """The report as HTML text."""
-    import jinja2
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError("a report needs Jinja2: pip install 'bevstack[view]'") from error
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

@@ -160,8 +160,11 @@ def ramp(values: NDArray, anchors: tuple[Colour, ...]) -> NDArray[np.uint8]:
 @lru_cache(maxsize=64)
 def font(size: int, bold: bool = False):
     """A Pillow font; DejaVu Sans comes with matplotlib, so it is on every machine."""
-    import matplotlib
-    from PIL import ImageFont
+    try:
+        import matplotlib
+        from PIL import ImageFont
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'bevstack[view]'") from error
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
