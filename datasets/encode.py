@@ -35,7 +35,7 @@ class Encoder:
             and so are boxes whose centre is outside in x or y.
         image_size: width and height of the network's images; None for a model without cameras.
         map_grid: the grid of the map masks; None for no map labels.
-        num_sweeps: previous LiDAR sweeps to merge with the key sweep, at most.
+        num_sweeps: LiDAR sweeps to merge at most, the key sweep included.
         cameras: use the cameras; false is the same as a frame without any.
         lidar: use the LiDAR; false is the same as a frame without any sweep.
         min_points: boxes with fewer LiDAR points are no targets.
@@ -45,7 +45,7 @@ class Encoder:
     point_range: Range
     image_size: tuple[int, int] | None = None
     map_grid: BEVGrid | None = None
-    num_sweeps: int = 9
+    num_sweeps: int = 10
     cameras: bool = True
     lidar: bool = True
     min_points: int = 1
@@ -58,8 +58,11 @@ class Encoder:
                 f"point_range is {self.point_range}; give x0, y0, z0, x1, y1, z1 with every lower "
                 "edge below its upper edge"
             )
-        if self.num_sweeps < 0:
-            raise ValueError(f"num_sweeps is {self.num_sweeps}; the key sweep alone is 0")
+        if self.num_sweeps < 1:
+            raise ValueError(
+                f"num_sweeps is {self.num_sweeps}; the key sweep alone is 1, and lidar: false "
+                "leaves the LiDAR out"
+            )
 
     def __call__(self, frame: Frame) -> Batch:
         """Encode one frame, which stays as it was.
@@ -101,7 +104,7 @@ class Encoder:
     def _points(self, frame: Frame) -> NDArray[np.float32]:
         if not (self.lidar and frame.sweeps):
             return np.zeros((0, 5), np.float32)
-        points = merge_sweeps(frame, 1 + self.num_sweeps, target_from_ego=frame.bev_from_ego)
+        points = merge_sweeps(frame, self.num_sweeps, target_from_ego=frame.bev_from_ego)
         return _within(points, np.array(self.point_range, np.float32))
 
     def _boxes(self, frame: Frame) -> BoxTargets:

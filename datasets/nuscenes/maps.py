@@ -12,6 +12,8 @@ vertices are truncated to cells and drawn with OpenCV's thickness 2. Differences
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -60,15 +62,15 @@ class MapRasterizer:
             DataError: if there is no readable map of that location.
         """
         layers = load_map_layers(self.root / "maps" / "expansion" / f"{location}.json")
-        pose = _planar(global_from_bev)
+        view = _View(_planar(global_from_bev), grid)
         # Rows are y while drawing, as in the devkit.
         canvases = np.zeros((len(MAP_CLASSES), *grid.shape[::-1]), np.uint8)
         for canvas, name in zip(canvases, MAP_CLASSES):
             layer = layers[name]
             if isinstance(layer, Lines):
-                _draw_lines(canvas, layer, pose, grid)
+                _draw_lines(canvas, layer, view)
             else:
-                _draw_polygons(canvas, layer, pose, grid)
+                _draw_polygons(canvas, layer, view)
         return np.ascontiguousarray(canvases.transpose(0, 2, 1)).astype(bool)
 
 
@@ -83,28 +85,40 @@ def _planar(global_from_bev: Array) -> Array:
     return np.array([[cos, -sin * mirror, x], [sin, cos * mirror, y]])
 
 
-def _visible(bounds: Array, pose: Array, grid: BEVGrid) -> NDArray[np.intp]:
-    """Indices of the shapes whose bounds meet those of the grid in the global frame."""
-    corners = np.array([[x, y] for x in grid.x_range for y in grid.y_range])
-    corners = corners @ pose[:, :2].T + pose[:, 2]
-    low, high = corners.min(0), corners.max(0)
-    return np.flatnonzero(((bounds[:, :2] <= high) & (bounds[:, 2:] >= low)).all(1))
+@dataclass(frozen=True)
+class _View:
+    """Where the grid lies on the map."""
+
+    pose: Array  # (2, 3) planar global_from_bev
+    grid: BEVGrid
+
+    def visible(self, bounds: Array) -> NDArray[np.intp]:
+        """Indices of the shapes whose bounds meet those of the grid in the global frame."""
+        corners = np.array([[x, y] for x in self.grid.x_range for y in self.grid.y_range])
+        corners = corners @ self.pose[:, :2].T + self.pose[:, 2]
+        low, high = corners.min(0), corners.max(0)
+        return np.flatnonzero(((bounds[:, :2] <= high) & (bounds[:, 2:] >= low)).all(1))
+
+    @cached_property
+    def bev_from_global(self) -> Array:
+        """(2, 2), to be applied after the shift."""
+        return np.linalg.inv(self.pose[:, :2])
+
+    def to_cells(self, points: Array) -> Array:
+        """(..., 2) global metres to fractional cells."""
+        cells = (points - self.pose[:, 2]) @ self.bev_from_global.T
+        cells[..., 0], cells[..., 1] = self.grid.to_cells(cells[..., 0], cells[..., 1])
+        return cells
 
 
-def _to_cells(points: Array, pose: Array, grid: BEVGrid) -> Array:
-    """(..., 2) global metres to fractional cells."""
-    bev = (points - pose[:, 2]) @ np.linalg.inv(pose[:, :2]).T
-    return np.stack(grid.to_cells(bev[..., 0], bev[..., 1]), -1)
-
-
-def _draw_polygons(canvas: NDArray, layer: Polygons, pose: Array, grid: BEVGrid) -> None:
-    for index in _visible(layer.bounds, pose, grid):
-        rings = [_to_cells(ring, pose, grid) for ring in layer.rings[index]]
+def _draw_polygons(canvas: NDArray, layer: Polygons, view: _View) -> None:
+    for index in view.visible(layer.bounds):
+        rings = [view.to_cells(ring) for ring in layer.rings[index]]
         # As the devkit: a hole that leaves the grid is part of the outline, which belongs to the
         # polygon; one inside the grid is cut out with its outline.
-        inner = [ring for ring in rings[1:] if _inside(ring, grid)]
-        crossing = [ring for ring in rings[1:] if not _inside(ring, grid)]
-        outline = [_clip_ring(ring, grid) for ring in (rings[0], *crossing)]
+        inner = [ring for ring in rings[1:] if _inside(ring, view.grid)]
+        crossing = [ring for ring in rings[1:] if not _inside(ring, view.grid)]
+        outline = [_clip_ring(ring, view.grid) for ring in (rings[0], *crossing)]
         if not len(outline[0]):
             continue
         target = np.zeros_like(canvas) if inner else canvas
@@ -157,9 +171,9 @@ def _clip_side(ring: Array, axis: int, limit: float, sign: float) -> Array:
     return np.stack(candidates, 1)[np.stack([kept, crossing, crossing], 1)]
 
 
-def _draw_lines(canvas: NDArray, layer: Lines, pose: Array, grid: BEVGrid) -> None:
-    cells = _to_cells(layer.segments[_visible(layer.bounds, pose, grid)], pose, grid)
-    cells = _clip_segments(cells, grid).astype(np.int32)  # truncated, as in the devkit
+def _draw_lines(canvas: NDArray, layer: Lines, view: _View) -> None:
+    cells = view.to_cells(layer.segments[view.visible(layer.bounds)])
+    cells = _clip_segments(cells, view.grid).astype(np.int32)  # truncated, as in the devkit
     if len(cells):
         cv2.polylines(canvas, list(cells), False, (1,), 2)
 

@@ -166,9 +166,9 @@ def test_time_lag_and_intensity_are_the_last_two_columns():
     assert points[:, 4] == pytest.approx([0, 0.05])
 
 
-def test_num_sweeps_limits_the_previous_sweeps():
+def test_num_sweeps_counts_the_key_sweep():
     sweeps = tuple(make_sweep([[5, 5, 0, 7, 3]], 50_000 * i) for i in range(4))
-    for num, expected in [(0, 1), (2, 3), (9, 4)]:
+    for num, expected in [(1, 1), (3, 3), (10, 4)]:
         encoder = replace(WIDE, num_sweeps=num)
         assert len(encoder(make_frame(sweeps=sweeps)).points) == expected
 
@@ -284,8 +284,8 @@ def test_a_bad_calibration_is_one_clear_error(value):
 def test_a_bad_range_is_refused_before_any_data(point_range):
     with pytest.raises(ValueError, match="point_range is"):
         Encoder(point_range)
-    with pytest.raises(ValueError, match="num_sweeps is -1"):
-        Encoder(ENCODER.point_range, num_sweeps=-1)
+    with pytest.raises(ValueError, match="num_sweeps is 0"):
+        Encoder(ENCODER.point_range, num_sweeps=0)
 
 
 def digest(frame):
