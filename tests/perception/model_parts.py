@@ -67,7 +67,7 @@ def bev_from_image(num_cameras: int, height: int = 48, width: int = 96) -> torch
 def make_boxes(center, label, size=(4.0, 2.0, 1.5), sample=None, **given) -> BoxTargets:
     count = len(center)
     default = {
-        "size": torch.tensor([size]).expand(count, 3).clone(),
+        "size": torch.as_tensor(size, dtype=torch.float32).expand(count, 3).clone(),
         "yaw": torch.zeros(count),
         "velocity": torch.zeros(count, 2),
         "attribute": torch.full((count,), -1),

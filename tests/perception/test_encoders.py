@@ -6,12 +6,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from bevstack.kernels.grid import BEVGrid
-from bevstack.perception.encoders import FPN, LiftSplat, PillarEncoder, ResNet, Swin
-from bevstack.perception.encoders.lidar_depth import depth_bins, nearest_depth
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from model_parts import GRID, bev_from_image, make_batch, make_model
+
+from bevstack.kernels.grid import BEVGrid
+from bevstack.perception.encoders import FPN, LiftSplat, PillarEncoder, ResNet, Swin
+from bevstack.perception.encoders.lidar_depth import depth_bins, nearest_depth
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from bevstack.kernels.grid import BEVGrid
 from bevstack.perception.fusion import ConvFuser
 from bevstack.perception.necks import SECOND

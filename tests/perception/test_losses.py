@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+
 from bevstack.perception.losses import (
     gaussian_focal_loss,
     masked_l1,
