@@ -80,7 +80,8 @@ class BEVGrid:
         inside = self.contains(x, y)
         (nx, ny), zero = self.shape, inside * 0
         i, j = self.to_cells(x, y)
-        if hasattr(inside, "device"):  # torch: nan_to_num, so that NaN never meets an integer cast
+        if hasattr(inside, "new_zeros"):  # torch; numpy 2 arrays have a .device as well
+            # nan_to_num, so that NaN never meets an integer cast.
             i = i.nan_to_num(-1.0).floor().clamp(0, nx - 1).long()
             j = j.nan_to_num(-1.0).floor().clamp(0, ny - 1).long()
             return (i * ny + j).where(inside, zero - 1)

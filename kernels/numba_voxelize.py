@@ -50,26 +50,30 @@ def group_points(
     num_points = len(points)
     bounds = np.asarray([*point_range, *voxel_size], points.dtype)
     flat = np.empty(num_points, np.int64)
-    args = points, batch_index, batch_size, bounds, np.asarray(shape, np.int64), flat
-    in_parallel(lambda a, b: _flat_cells(*args, a, b), num_points, num_threads, smallest=4096)
+    sides = np.asarray(shape, np.int64)
+    source = points, batch_index, batch_size, bounds, sides, flat
+    in_parallel(lambda a, b: _flat_cells(*source, a, b), num_points, num_threads, smallest=4096)
 
-    num_cells = batch_size * int(np.prod(np.asarray(shape, np.int64)))
+    num_cells = batch_size * int(sides.prod())
     if num_cells <= MOST_BITS:
         voxel_flat, point_voxel = _number_by_bitmap(flat, num_cells, num_threads)
     else:
         voxel_flat, inverse = np.unique(flat[flat >= 0], return_inverse=True)
         point_voxel = np.full(num_points, -1)
         point_voxel[flat >= 0] = inverse.reshape(-1)
-    voxel_batch = voxel_flat // max(num_cells // max(batch_size, 1), 1)
     if max_points is None and max_voxels is None:
         counts = np.zeros(len(voxel_flat), np.int64)
         _count(point_voxel, counts)
     else:
         most = np.iinfo(np.int64).max
         caps = max_points or most, max_voxels or most
+        voxel_batch = voxel_flat // sides.prod()
         kept, counts = _keep_first(point_voxel, voxel_batch, batch_size, *caps)
         voxel_flat = voxel_flat[kept]
-    return _coordinates(voxel_flat, *map(int, shape)), counts, point_voxel
+    coordinates = np.empty((len(voxel_flat), 4), np.int64)
+    args = voxel_flat, *sides.tolist(), coordinates
+    in_parallel(lambda a, b: _coordinates(*args, a, b), len(voxel_flat), num_threads, smallest=4096)
+    return coordinates, counts, point_voxel
 
 
 @compiled
@@ -92,7 +96,7 @@ def _flat_cells(points, batch_index, batch_size, bounds, shape, flat, low, high)
 def _number_by_bitmap(flat: Array, num_cells: int, num_threads: int | None) -> tuple[Array, Array]:
     words = np.zeros(num_cells // 64 + 1, np.uint64)
     summary = np.zeros(len(words) // 64 + 1, np.uint64)
-    before = np.empty(len(words), np.int64)  # voxels before each word that is not zero
+    before = np.empty(len(words), np.int32)  # voxels before each word that is not zero
     voxel_flat = np.empty(len(flat), np.int64)
     num_voxels = _mark_and_count(flat, words, summary, before, voxel_flat)
     point_voxel = np.empty(len(flat), np.int64)
@@ -188,15 +192,13 @@ def _keep_first(point_voxel, voxel_batch, batch_size, max_points, max_voxels):
 
 
 @compiled
-def _coordinates(voxel_flat, nx, ny, nz):
-    coordinates = np.empty((len(voxel_flat), 4), np.int64)
-    for v in range(len(voxel_flat)):
+def _coordinates(voxel_flat, nx, ny, nz, coordinates, low, high):
+    for v in range(low, high):
         row, z = divmod(voxel_flat[v], nz)
         row, y = divmod(row, ny)
         batch, x = divmod(row, nx)
         coordinates[v, 0], coordinates[v, 1] = batch, x
         coordinates[v, 2], coordinates[v, 3] = y, z
-    return coordinates
 
 
 def mean_of_points(
