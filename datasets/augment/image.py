@@ -110,6 +110,17 @@ def warp_camera(camera: Camera, new_from_old: NDArray, size: tuple[int, int]) ->
     return replace(camera, load=WarpedImage(camera.load, new_from_old, size), model=model)
 
 
+def _check_window(
+    size: tuple[int, int], resize: tuple[float, float], crop_bottom: tuple[float, float]
+) -> None:
+    if min(size) < 1:
+        raise ValueError(f"size is {size}; give a width and a height of at least one pixel")
+    if not 0 < resize[0] <= resize[1]:
+        raise ValueError(f"resize is {resize}; give 0 < smallest <= largest")
+    if not 0 <= crop_bottom[0] <= crop_bottom[1] < 1:
+        raise ValueError(f"crop_bottom is {crop_bottom}; give shares, 0 <= smallest <= largest < 1")
+
+
 @dataclass(frozen=True)
 class ImageResize:
     """Resize and crop every image the same way: what evaluation uses.
@@ -125,6 +136,9 @@ class ImageResize:
     size: tuple[int, int]
     resize: float = 1.0
     crop_bottom: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_window(self.size, (self.resize, self.resize), (self.crop_bottom,) * 2)
 
     def __call__(self, frame: Frame, seed: int) -> Frame:
         """The frame with resized images; ``seed`` is not used."""
@@ -155,6 +169,9 @@ class ImageAugmentation:
     crop_bottom: tuple[float, float] = (0.0, 0.0)
     flip: bool = False
     rotation: tuple[float, float] = (0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        _check_window(self.size, self.resize, self.crop_bottom)
 
     def __call__(self, frame: Frame, seed: int) -> Frame:
         """The frame with augmented images, the same for the same frame and ``seed``."""

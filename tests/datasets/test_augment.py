@@ -158,6 +158,20 @@ def test_reduction_of_a_moved_image_means_what_the_protocol_says():
     assert abs(half[1:40, 1:80] - full[1:, 1:]).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"size": (0, 5)}, "size is"),
+        ({"resize": (0.0, 1.0)}, "resize is"),
+        ({"resize": (1.2, 1.0)}, "resize is"),
+        ({"crop_bottom": (0.1, 1.0)}, "crop_bottom is"),
+    ],
+)
+def test_impossible_windows_are_refused_before_any_data(values, message):
+    with pytest.raises(ValueError, match=message):
+        ImageAugmentation(**({"size": SIZE} | values))
+
+
 def test_another_camera_model_is_refused_by_name():
     camera = replace(make_camera(), model=object())
     with pytest.raises(ValueError, match=r"CAM_FRONT is a object; .*Pinhole"):
