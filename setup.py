@@ -8,5 +8,8 @@ PACKAGES = [p for f in FOLDERS for p in (f, *(f"{f}.{sub}" for sub in find_packa
 setup(
     packages=[f"bevstack.{package}" for package in PACKAGES],
     package_dir={f"bevstack.{package}": package.replace(".", "/") for package in PACKAGES},
-    package_data={"bevstack.configs": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "bevstack.configs": ["*.yaml", "*/*.yaml"],
+        "bevstack.perception.report": ["templates/*", "templates/sections/*"],
+    },
 )

@@ -1,0 +1,158 @@
+"""Occupancy labels in Occ3D's layout: 200 x 200 x 16 voxels of 0.4 m in the key ego frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ..geometry import apply, inverse
+from .casting import Snapshot, Stage
+from .ground import SURFACE_CATEGORY, Surface
+from .meshes import sample_surface
+from .world import GROUND, SCENERY
+
+SHAPE = (200, 200, 16)
+LOW = np.array([-40.0, -40.0, -1.0])
+VOXEL = 0.4
+FREE = 17
+# Occ3D's classes: 0 others, 1..16 as the lidarseg challenge, 17 free.
+CLASS_OF_PREFIX = (
+    ("movable_object.barrier", 1), ("vehicle.bicycle", 2), ("vehicle.bus", 3), ("vehicle.car", 4),
+    ("vehicle.construction", 5), ("vehicle.motorcycle", 6), ("human.pedestrian", 7),
+    ("movable_object.trafficcone", 8), ("vehicle.trailer", 9), ("vehicle.truck", 10),
+    ("flat.driveable_surface", 11), ("flat.other", 12), ("flat.sidewalk", 13),
+    ("flat.terrain", 14), ("static.manmade", 15), ("static.vegetation", 16),
+)  # fmt: skip
+
+
+def occupancy_class(category: str) -> int:
+    """Occ3D's class of a lidarseg category; 0 for those without one."""
+    return next((index for prefix, index in CLASS_OF_PREFIX if category.startswith(prefix)), 0)
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """One frame's labels, each uint8 of ``SHAPE``."""
+
+    semantics: NDArray[np.uint8]
+    mask_lidar: NDArray[np.uint8]
+    mask_camera: NDArray[np.uint8]
+
+
+class OccupancyMaker:
+    """Prepares the surfaces of all that stands still, once per scene."""
+
+    def __init__(self, stage: Stage, spacing: float = 0.25) -> None:
+        self.stage, self.spacing = stage, spacing
+        self.agent_class = [occupancy_class(a.shape.category) for a in stage.world.agents]
+        scenery = [occupancy_class(c) for c in stage.scenery_categories]
+        points, face = [], []
+        mesh, owner = stage.fixed.mesh, stage.fixed.owner
+        solid = np.flatnonzero(owner != GROUND)
+        chosen = type(mesh)(mesh.vertices, mesh.faces[solid], mesh.color[solid],
+                            mesh.reflectivity[solid], mesh.texture[solid])  # fmt: skip
+        points, face = sample_surface(chosen, spacing)
+        low = points[:, 2] < LOW[2] + SHAPE[2] * VOXEL
+        self.points, self.owner = points[low] + stage.origin, owner[solid][face[low]]
+        self.label = self._labels(self.owner, scenery)
+
+    def _labels(self, owner: NDArray, scenery: list[int]) -> NDArray[np.uint8]:
+        # Agents count up from 0, scenery down from SCENERY; the vehicle itself is "others".
+        table = np.array([*self.agent_class, 0], np.uint8)
+        things = np.array([*scenery, 0], np.uint8)
+        thing = np.clip(SCENERY - owner, 0, len(things) - 1)
+        return np.where(owner >= 0, table[np.clip(owner, 0, len(table) - 1)], things[thing])
+
+    def make(
+        self, snapshot: Snapshot, time: float, lidar_rays: list[tuple[NDArray, NDArray]],
+        camera_rays: list[tuple[NDArray, NDArray]],
+    ) -> Occupancy:  # fmt: skip
+        """Labels of a moment.
+
+        Args:
+            snapshot: the world then.
+            time: seconds into the scene.
+            lidar_rays: origin (3,) and ends (R, 3), global, of the rays that make mask_lidar.
+            camera_rays: the same for mask_camera.
+        """
+        ego_from_global = inverse(self.stage.world.global_from_ego(time))
+        semantics = np.full(SHAPE, FREE, np.uint8)
+        self._fill_ground(semantics, ego_from_global)
+        _mark(semantics, apply(ego_from_global, self.points), self.label)
+        moving = snapshot.moving
+        agents = np.flatnonzero(moving.owner >= 0)
+        mesh = type(moving.mesh)(moving.mesh.vertices, moving.mesh.faces[agents],
+                                 moving.mesh.color[agents], moving.mesh.reflectivity[agents],
+                                 moving.mesh.texture[agents])  # fmt: skip
+        points, face = sample_surface(mesh, self.spacing)
+        label = np.array([*self.agent_class, 0], np.uint8)[moving.owner[agents][face]]
+        _mark(semantics, apply(ego_from_global, points + self.stage.origin), label)
+        lidar = self._observed(lidar_rays, ego_from_global)
+        # As in Occ3D: what no LiDAR ray has ever crossed has no trusted label for a camera either.
+        camera = self._observed(camera_rays, ego_from_global) & lidar
+        return Occupancy(semantics, lidar, camera)
+
+    def _fill_ground(self, semantics: NDArray, ego_from_global: NDArray) -> None:
+        # The ego frame stands on the ground, which is flat: one layer of voxels.
+        layer = int((0.0 - LOW[2]) / VOXEL)
+        cells = np.stack(np.meshgrid(np.arange(200), np.arange(200), indexing="ij"), -1) + 0.5
+        xy = cells * VOXEL + LOW[:2]
+        there = np.concatenate([xy, np.zeros((200, 200, 1))], -1)
+        surface = self.stage.world.ground.at(apply(inverse(ego_from_global), there)[..., :2])
+        table = np.array([occupancy_class(SURFACE_CATEGORY[s]) for s in Surface], np.uint8)
+        semantics[:, :, layer] = table[surface]
+
+    @staticmethod
+    def _observed(rays: list[tuple[NDArray, NDArray]], ego_from_global: NDArray) -> NDArray:
+        seen = np.zeros(SHAPE, np.uint8)
+        for origin, ends in rays:
+            start = (apply(ego_from_global, origin) - LOW) / VOXEL
+            _walk(seen, start, (apply(ego_from_global, ends) - LOW) / VOXEL)
+        return seen
+
+
+def _mark(semantics: NDArray, points: NDArray, label: NDArray) -> None:
+    cell = np.floor((points - LOW) / VOXEL).astype(np.int64)
+    inside = ((cell >= 0) & (cell < SHAPE)).all(1)
+    x, y, z = cell[inside].T
+    semantics[x, y, z] = label[inside]
+
+
+@numba.njit(cache=True)
+def _walk(seen, start, ends):
+    """Mark the voxels that rays cross, the one of their end included (Amanatides and Woo 1987)."""
+    nx, ny, nz = seen.shape
+    for r in range(len(ends)):
+        d = ends[r] - start
+        length = np.sqrt((d**2).sum())
+        if length < 1e-9:
+            continue
+        # A little beyond the end: the surface that was hit lies on a voxel's border as a rule.
+        limit = 1.0 + 0.05 / length
+        cell = np.floor(start).astype(np.int64)
+        step = np.sign(d).astype(np.int64)
+        next_t, delta = np.empty(3), np.empty(3)
+        for k in range(3):
+            if d[k] == 0:
+                next_t[k] = delta[k] = np.inf
+            else:
+                border = cell[k] + (1 if step[k] > 0 else 0)
+                next_t[k] = (border - start[k]) / d[k]
+                delta[k] = abs(1 / d[k])
+        t = 0.0
+        while t <= limit:
+            if 0 <= cell[0] < nx and 0 <= cell[1] < ny and 0 <= cell[2] < nz:
+                seen[cell[0], cell[1], cell[2]] = 1
+            elif (
+                (cell[0] < 0 and step[0] <= 0) or (cell[0] >= nx and step[0] >= 0)
+                or (cell[1] < 0 and step[1] <= 0) or (cell[1] >= ny and step[1] >= 0)
+                or (cell[2] < 0 and step[2] <= 0) or (cell[2] >= nz and step[2] >= 0)
+            ):  # fmt: skip
+                break
+            k = np.argmin(next_t)
+            t = next_t[k]
+            next_t[k] += delta[k]
+            cell[k] += step[k]
