@@ -83,7 +83,11 @@ class Shuffled:
 
 @dataclass(frozen=True)
 class InOrder:
-    """Every frame once, as they come."""
+    """Every frame once, as they come: the order of evaluation, to which all epochs are epoch 0.
+
+    So random steps (corruptions, for instance) do the same in every validation of a training and
+    in the evaluation of its checkpoint.
+    """
 
     num_frames: int
 
@@ -143,9 +147,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """(epoch, index) of this rank's samples."""
+        epoch = 0 if isinstance(self.order, InOrder) else self.epoch
         start = self._resume[1] if self.epoch == self._resume[0] else 0
-        for index in self.order(self.epoch)[start : self._num][self.rank :: self.world_size]:
-            yield self.epoch, int(index)
+        for index in self.order(epoch)[start : self._num][self.rank :: self.world_size]:
+            yield epoch, int(index)
 
     def __len__(self) -> int:
         """Samples of this rank in a whole epoch, also while one is resumed."""

@@ -66,7 +66,8 @@ def test_ranks_see_together_what_one_process_sees(order, world_size, per_rank, e
     for k in range(len(whole) // step):
         batch = {item for part in parts for item in part[k * per_rank : (k + 1) * per_rank]}
         assert batch == set(whole[k * step : (k + 1) * step])
-    assert whole == [(epoch, int(i)) for i in order(epoch)][done_steps * step :][: len(whole)]
+    told = 0 if isinstance(order, InOrder) else epoch
+    assert whole == [(told, int(i)) for i in order(epoch)][done_steps * step :][: len(whole)]
     assert len(alone) == len(order(epoch)) // step * step
 
 
@@ -84,6 +85,12 @@ def test_evaluation_takes_every_frame_once_over_all_ranks():
     parts = [list(EpochSampler(InOrder(7), rank, 3)) for rank in range(3)]
     assert sorted(index for part in parts for _, index in part) == list(range(7))
     assert [len(EpochSampler(InOrder(7), rank, 3)) for rank in range(3)] == [3, 2, 2]
+
+
+def test_evaluation_knows_no_epoch():
+    sampler = EpochSampler(InOrder(3))
+    sampler.set_epoch(7)
+    assert list(sampler) == [(0, 0), (0, 1), (0, 2)]
 
 
 def test_epochs_differ_and_lightning_finds_set_epoch():
