@@ -115,13 +115,13 @@ def plan_on_device(cell: Tensor, num_cells: int) -> list[Tensor]:
     point = point.reshape(line.shape)
     first = per_run(point, head, 0)
     last = per_run(point, tail, -1)
-    cells = per_run(line, head, num_cells)
+    cells = per_run(line, head, num_cells).int()  # half the digits to sort
     length = (last - first).div(W, rounding_mode="floor") + 1
-    by_column = torch.stack([first, length, cells], dim=1).int()
+    by_column = torch.stack([first.int(), length.int(), cells], dim=1)
     column_first = head.view(N * W, D * H).sum(1).cumsum(0)
     column_first = torch.nn.functional.pad(column_first, (1, 0)).int()
     sorted_cells, order = cells.sort(stable=True)  # stable: the order of each sum is fixed
-    bounds = torch.arange(num_cells + 1, device=cell.device)
+    bounds = torch.arange(num_cells + 1, dtype=torch.int32, device=cell.device)
     cell_first = torch.searchsorted(sorted_cells, bounds).int()
     return [cell_first, by_column[order, :2].contiguous(), column_first, by_column]
 

@@ -185,12 +185,13 @@ def pool_runs(depth: Tensor, features: Tensor, cell_first: Tensor, by_cell: Tens
         return pooled
     block = channel_block(C, 16, 128)
     blocks = triton.cdiv(num_cells, POOL_BLOCKS["BLOCK_G"]), triton.cdiv(C, block)
-    pool_kernel[blocks](
-        *(depth.contiguous(), features.contiguous(), cell_first, by_cell.contiguous(), pooled),
-        *(num_cells, D, H * W, W, C),
-        BLOCK_C=block,
-        **POOL_BLOCKS,
-    )
+    with torch.cuda.device_of(features):  # Triton launches on the current device
+        pool_kernel[blocks](
+            *(depth.contiguous(), features.contiguous(), cell_first, by_cell.contiguous(), pooled),
+            *(num_cells, D, H * W, W, C),
+            BLOCK_C=block,
+            **POOL_BLOCKS,
+        )
     return pooled
 
 
@@ -207,16 +208,17 @@ def pool_runs_backward(
     columns, row_blocks = column_first.shape[0] - 1, triton.cdiv(H, BACKWARD_BLOCKS["BLOCK_H"])
     runs = column_first, by_column.contiguous()
     block = channel_block(C, 16, 128)
-    features_grad_kernel[columns, row_blocks, triton.cdiv(C, block)](
-        *(grad, depth, *runs, grad_features, D, H, W, C),
-        BLOCK_C=block,
-        DOT_TYPE=dot_type(grad, depth),
-        **BACKWARD_BLOCKS,
-    )
-    depth_grad_kernel[columns, row_blocks](
-        *(grad, features, *runs, grad_depth, D, H, W, C),
-        BLOCK_C=DEPTH_GRAD_CHANNELS,
-        DOT_TYPE=dot_type(grad, features),
-        **BACKWARD_BLOCKS,
-    )
+    with torch.cuda.device_of(features):
+        features_grad_kernel[columns, row_blocks, triton.cdiv(C, block)](
+            *(grad, depth, *runs, grad_features, D, H, W, C),
+            BLOCK_C=block,
+            DOT_TYPE=dot_type(grad, depth),
+            **BACKWARD_BLOCKS,
+        )
+        depth_grad_kernel[columns, row_blocks](
+            *(grad, features, *runs, grad_depth, D, H, W, C),
+            BLOCK_C=DEPTH_GRAD_CHANNELS,
+            DOT_TYPE=dot_type(grad, features),
+            **BACKWARD_BLOCKS,
+        )
     return grad_depth, grad_features

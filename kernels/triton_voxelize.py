@@ -96,7 +96,8 @@ def mean_of_points(features: Tensor, point_voxel: Tensor, counts: Tensor) -> Ten
         blocks = blocks_of(C)
         grid = triton.cdiv(num_voxels, blocks["BLOCK_V"]), triton.cdiv(C, blocks["BLOCK_C"])
         args = features.contiguous(), order, first, mean, num_voxels, C
-        mean_kernel[grid](*args, **blocks, enable_fp_fusion=True)
+        with torch.cuda.device_of(features):  # Triton launches on the current device
+            mean_kernel[grid](*args, **blocks, enable_fp_fusion=True)
     return mean
 
 
@@ -110,5 +111,6 @@ def max_of_points(features: Tensor, point_voxel: Tensor, num_voxels: int) -> tup
         blocks = blocks_of(C)
         grid = triton.cdiv(num_voxels, blocks["BLOCK_V"]), triton.cdiv(C, blocks["BLOCK_C"])
         args = features.contiguous(), order, first, greatest, winner, num_voxels, C
-        max_kernel[grid](*args, **blocks, enable_fp_fusion=True)
+        with torch.cuda.device_of(features):
+            max_kernel[grid](*args, **blocks, enable_fp_fusion=True)
     return greatest, winner

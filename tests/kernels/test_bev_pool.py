@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import SHAPES, TOLERANCE, load_tool, make_lift
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bevstack.kernels import bev_pool, plan_bev_pool
 from bevstack.kernels.bev_pool import (
@@ -184,6 +185,13 @@ def test_plan_on_a_device_is_the_plan_of_the_cpu(lift):
     expected = plan_cpu(lift.cell, lift.num_cells)
     for ours, want in zip(plan_on_device(lift.cell, lift.num_cells), expected):
         assert torch.equal(ours[: len(want)], want)
+
+
+def test_plan_on_a_device_never_waits_for_it():
+    # Fake tensors have no values: reading one back, or a shape that hangs on one, is an error.
+    with FakeTensorMode():
+        plan = plan_on_device(torch.empty(2, 3, 5, 4, dtype=torch.int64), 12)
+    assert [tuple(part.shape) for part in plan] == [(13,), (120, 2), (9,), (120, 3)]
 
 
 def test_plan_lists_every_point_once():
