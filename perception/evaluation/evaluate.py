@@ -153,8 +153,9 @@ def predict(
                 unknown = set(batch.tokens) - known
                 if unknown:
                     raise DataError(f"frame {min(unknown)} is not among the reader's frames")
-                outputs = model(batch.to(device), use_camera=use_camera, use_lidar=use_lidar)
-                _keep(found, model.decode(outputs, batch), batch)
+                moved = batch.to(device)
+                outputs = model(moved, use_camera=use_camera, use_lidar=use_lidar)
+                _keep(found, model.decode(outputs, moved), batch)
                 if progress:
                     progress(len(found.global_from_bev), len(tokens))
     finally:
