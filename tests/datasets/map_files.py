@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+from bevstack.datasets.nuscenes.classes import MAP_CLASSES
 
 POLYGON_LAYERS = ("road_segment", "road_block", "lane", "ped_crossing", "walkway")
 POLYGON_LAYERS += ("stop_line", "carpark_area")
@@ -85,3 +88,25 @@ def random_map(seed: int) -> MapFile:
                 layer, random.uniform(0, 600, 2) + np.cumsum(np.vstack([[0, 0], steps]), 0) @ turn
             )
     return file
+
+
+def devkit_masks(root, location, x, y, yaw, grid):
+    """(6, X, Y) by the unmodified devkit, but for the line drawing that Shapely 2 broke."""
+    api = pytest.importorskip("nuscenes.map_expansion.map_api")
+    explorer = api.NuScenesMapExplorer
+    original = explorer.mask_for_lines
+
+    def draw_each(lines, mask):
+        for line in getattr(lines, "geoms", [lines]):
+            mask = original(line, mask)
+        return mask
+
+    layers = [*MAP_CLASSES[:5], "road_divider", "lane_divider"]
+    nusc_map = api.NuScenesMap(str(root), location)
+    nx, ny = grid.shape
+    patch = (x, y, ny * grid.cell_size, nx * grid.cell_size)
+    with pytest.MonkeyPatch.context() as patcher:
+        patcher.setattr(explorer, "mask_for_lines", staticmethod(draw_each))
+        masks = nusc_map.get_map_mask(patch, np.degrees(yaw), layers, (ny, nx))
+    masks = masks.astype(bool).transpose(0, 2, 1)
+    return np.concatenate([masks[:5], masks[5:6] | masks[6:7]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from map_files import MapFile, random_map, rectangle
+from map_files import MapFile, devkit_masks, random_map, rectangle
 
 from bevstack.datasets.errors import DataError
 from bevstack.datasets.geometry import quaternion_from_yaw, transform
@@ -31,28 +31,6 @@ def city(tmp_path_factory):
     return random_map(0).write(tmp_path_factory.mktemp("city"))
 
 
-def devkit_masks(root, x, y, yaw, grid):
-    """(6, X, Y) by the unmodified devkit, but for the line drawing that Shapely 2 broke."""
-    api = pytest.importorskip("nuscenes.map_expansion.map_api")
-    explorer = api.NuScenesMapExplorer
-    original = explorer.mask_for_lines
-
-    def draw_each(lines, mask):
-        for line in getattr(lines, "geoms", [lines]):
-            mask = original(line, mask)
-        return mask
-
-    layers = [*MAP_CLASSES[:5], "road_divider", "lane_divider"]
-    nusc_map = api.NuScenesMap(str(root), "boston-seaport")
-    nx, ny = grid.shape
-    patch = (x, y, ny * grid.cell_size, nx * grid.cell_size)
-    with pytest.MonkeyPatch.context() as patcher:
-        patcher.setattr(explorer, "mask_for_lines", staticmethod(draw_each))
-        masks = nusc_map.get_map_mask(patch, np.degrees(yaw), layers, (ny, nx))
-    masks = masks.astype(bool).transpose(0, 2, 1)
-    return np.concatenate([masks[:5], masks[5:6] | masks[6:7]])
-
-
 @pytest.mark.parametrize(
     "grid", [MIT_GRID, BEVGrid((-40, 40), (-25, 25), 0.4)], ids=["mit", "wide"]
 )
@@ -61,7 +39,7 @@ def test_equals_the_devkit(city, grid):
     for seed in range(12):
         x, y, yaw = np.random.default_rng(seed).uniform([100, 100, -3], [500, 500, 3])
         ours.append(MapRasterizer(city).masks("boston-seaport", pose(x, y, yaw), grid))
-        theirs.append(devkit_masks(city, x, y, yaw, grid))
+        theirs.append(devkit_masks(city, "boston-seaport", x, y, yaw, grid))
     ours, theirs = np.stack(ours, 1), np.stack(theirs, 1)
     assert theirs.any((1, 2, 3)).all()
     for name, a, b in zip(MAP_CLASSES[:5], ours, theirs):
