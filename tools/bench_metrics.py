@@ -161,7 +161,7 @@ def _devkit_boxes(truth: GroundTruth):
 
 def main() -> None:
     """Measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Our detection metrics against the devkit's.")
     parser.add_argument("--frames", type=int, default=6019)
     parser.add_argument("--boxes", type=int, default=300, help="predictions a frame")
     parser.add_argument("--runs", type=int, default=3, help="of ours, after a warm-up")

@@ -63,7 +63,8 @@ class EvaluationMetrics:
 
     def print(self, console: Console | None = None) -> None:
         """Tables for the terminal."""
-        console = console or Console()
+        if console is None:
+            console = Console()
         for table in detection_tables(self.detection) if self.detection else ():
             console.print(table)
         if self.map:
