@@ -24,6 +24,14 @@ class ConvBlock(nn.Sequential):
         )
 
 
+def output_conv(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2d:
+    """The 1x1 convolution that ends a branch, with a constant first bias."""
+    conv = nn.Conv2d(in_channels, out_channels, 1)
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, bias)
+    return conv
+
+
 def absent_map(encoder: nn.Module, batch_size: int, shape: tuple[int, ...]) -> Tensor:
     """(batch_size, *shape) zeros, from an encoder that has nothing to see.
 

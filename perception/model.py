@@ -70,7 +70,7 @@ class FusionModel(nn.Module):
                 f"task_weights names {sorted(unknown)}; the tasks are {[*self.heads, 'depth']}"
             )
         # Convolutions on CPU and tensor cores are fastest with channels last.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(
         self, batch: Batch, use_camera: bool | Tensor = True, use_lidar: bool | Tensor = True
@@ -93,7 +93,7 @@ class FusionModel(nn.Module):
         lidar = self.lidar(seen) if self.lidar is not None else None
         bev = self.backbone(self.fuser(camera, lidar))
         outputs: dict[str, Any] = {task: head(bev) for task, head in self.heads.items()}
-        if depth is not None and self.camera.depth_loss_weight:
+        if self.camera is not None and self.camera.depth_loss_weight and depth is not None:
             outputs["depth"] = depth
         return outputs
 
@@ -101,7 +101,7 @@ class FusionModel(nn.Module):
         """Loss terms by "task/term", not yet weighted by task."""
         terms = {}
         for task, output in outputs.items():
-            owner = self.camera if task == "depth" else self.heads[task]
+            owner: Any = self.camera if task == "depth" else self.heads[task]
             for name, value in owner.loss(output, batch).items():
                 terms[f"{task}/{name}"] = value
         return terms
@@ -115,7 +115,8 @@ class FusionModel(nn.Module):
 
     def decode(self, outputs: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
         """By task: a list of ``Detections``, or (B, K, X, Y) map probabilities."""
-        return {task: head.decode(outputs[task], batch) for task, head in self.heads.items()}
+        heads: dict[str, Any] = dict(self.heads.items())
+        return {task: head.decode(outputs[task], batch) for task, head in heads.items()}
 
 
 def withhold(batch: Batch, use_camera: bool | Tensor, use_lidar: bool | Tensor) -> Batch:
@@ -140,5 +141,5 @@ def _kept(use: bool | Tensor, sample: Tensor) -> Tensor:
     return torch.full_like(sample, use, dtype=torch.bool)
 
 
-def _channels(encoder: nn.Module | None) -> int:
+def _channels(encoder: CameraEncoder | PillarEncoder | None) -> int:
     return encoder.out_channels if encoder is not None else 0

@@ -30,6 +30,9 @@ class CameraEncoder(nn.Module):
             points are needed in training only. 0 turns it off.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         grid: BEVGrid,

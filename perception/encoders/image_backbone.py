@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ class ImageBackbone(nn.Module):
         strides: of its feature maps against the image, ascending.
     """
 
-    def __init__(self, network: nn.Module, strides: Sequence[int]):
+    def __init__(self, network: Any, strides: Sequence[int]):
         super().__init__()
         # Convolutions on CPU and tensor cores are fastest with channels last.
         self.network = network.to(memory_format=torch.channels_last)
@@ -71,7 +72,7 @@ class ResNet(ImageBackbone):
             hidden_sizes=list(hidden_sizes),
             depths=list(depths),
             layer_type=layer_type,
-            out_features=[f"stage{i}" for i in out_stages],
+            out_features=[f"stage{i}" for i in out_stages],  # pyright: ignore[reportCallIssue]
         )
         super().__init__(_network(ResNetBackbone, config, weights), _strides(out_stages))
 
@@ -108,7 +109,7 @@ class Swin(ImageBackbone):
             num_heads=list(num_heads),
             window_size=window_size,
             drop_path_rate=drop_path_rate,
-            out_features=[f"stage{i}" for i in out_stages],
+            out_features=[f"stage{i}" for i in out_stages],  # pyright: ignore[reportCallIssue]
         )
         super().__init__(_network(SwinBackbone, config, weights), _strides(out_stages))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ def nearest_depth(
     point_sample: Tensor,
     bev_from_image: Tensor,
     image_sample: Tensor,
-    size: tuple[int, int],
+    size: Sequence[int],
 ) -> Tensor:
     """Depth of the nearest LiDAR point in every pixel.
 
@@ -48,9 +50,10 @@ def nearest_depth(
         # floor of the shifted float, and compared as a float: no wrap-around of huge values.
         column, row = (u_depth * inverse + 0.5).floor(), (v_depth * inverse + 0.5).floor()
         seen = ahead & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        image = images.expand_as(seen)[seen]
-        pixel = (image * height + row[seen].long()) * width + column[seen].long()
-        nearest.scatter_reduce_(0, pixel, depth[seen], "amin")
+        point, image = seen.nonzero(as_tuple=True)
+        row, column = row[point, image].long(), column[point, image].long()
+        pixel = (images[image] * height + row) * width + column
+        nearest.scatter_reduce_(0, pixel, depth[point, image], "amin")
     return nearest.view(-1, height, width)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +45,8 @@ class LiftSplat(nn.Module):
         bev_layers: 3x3 convolutions on the pooled map, besides those that shrink it.
         lidar_depth: also give the depth of the nearest LiDAR point to the depth prediction
             (BEVFusion's DepthLSS): "metric" as a share of the farthest depth, "one_hot" as a bin.
+            With a depth loss on top, the prediction need only copy it: what cameras alone can do
+            is then learned only from samples whose points are withheld.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class LiftSplat(nn.Module):
 
     @torch.no_grad()
     def frustum_cells(
-        self, bev_from_image: Tensor, size: tuple[int, int], image_sample: Tensor
+        self, bev_from_image: Tensor, size: Sequence[int], image_sample: Tensor
     ) -> Tensor:
         """Where every depth bin of every pixel falls.
 

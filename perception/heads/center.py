@@ -14,7 +14,7 @@ from ...datasets.batch import Batch
 from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES, attributes_of
 from ...kernels.grid import BEVGrid
-from ..layers import ConvBlock
+from ..layers import ConvBlock, output_conv
 from ..losses import gaussian_focal_loss, masked_l1, mean_over_processes
 from .center_decode import decode_centers
 from .center_targets import CenterTargets, draw_targets
@@ -62,6 +62,9 @@ class CenterHead(nn.Module):
     """
 
     task = "detection"
+    channel_of_class: Tensor  # (K,) where a class lies among the groups' heat-maps
+    group_of_class: Tensor  # (K,)
+    allowed: Tensor  # (K, A) bool, attributes a class may have
 
     def __init__(
         self,
@@ -94,11 +97,10 @@ class CenterHead(nn.Module):
         self.score_threshold, self.max_boxes = score_threshold, max_boxes
         self.nms_scale = nms_scale
         self.shared = ConvBlock(in_channels, channels)
-        self.heatmap = nn.ModuleList(_branch(channels, len(group)) for group in groups)
+        # Every cell starts at a score of 0.1 (Lin et al. 2017), or background drowns the rest.
+        bias = -math.log(9.0)
+        self.heatmap = nn.ModuleList(_branch(channels, len(group), bias) for group in groups)
         self.regression = nn.ModuleList(_branch(channels, sum(REGRESSION.values())) for _ in groups)
-        for branch in self.heatmap:
-            # Every cell starts at a score of 0.1 (Lin et al. 2017), or background drowns the rest.
-            nn.init.constant_(branch[-1].bias, -math.log(9.0))
         group_of = {name: g for g, group in enumerate(groups) for name in group}
         allowed = [[name in attributes_of(c) for name in ATTRIBUTES] for c in classes]
         for name, value in {
@@ -181,5 +183,5 @@ class CenterHead(nn.Module):
         return loss.where(known, 0)
 
 
-def _branch(channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(ConvBlock(channels, channels), nn.Conv2d(channels, out_channels, 1))
+def _branch(channels: int, out_channels: int, bias: float = 0.0) -> nn.Sequential:
+    return nn.Sequential(ConvBlock(channels, channels), output_conv(channels, out_channels, bias))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...datasets.batch import Batch
 from ...datasets.nuscenes.classes import MAP_CLASSES
 from ...kernels.grid import BEVGrid
-from ..layers import ConvBlock
+from ..layers import ConvBlock, output_conv
 from ..losses import mean_over_processes, sigmoid_focal_loss
 
 
@@ -37,6 +37,7 @@ class MapHead(nn.Module):
     """
 
     task = "map"
+    position: Tensor  # (1, X_map, Y_map, 2)
 
     def __init__(
         self,
@@ -52,10 +53,9 @@ class MapHead(nn.Module):
         self.gamma = gamma
         # Before the resampling, where cells are fewest.
         self.reduce = ConvBlock(in_channels, channels)
-        self.classifier = nn.Sequential(
-            ConvBlock(channels, channels), nn.Conv2d(channels, len(self.classes), 1)
-        )
-        nn.init.constant_(self.classifier[-1].bias, -math.log(9.0))  # layers cover little
+        # Every cell starts at a probability of 0.1: layers cover little.
+        last = output_conv(channels, len(self.classes), -math.log(9.0))
+        self.classifier = nn.Sequential(ConvBlock(channels, channels), last)
         self.register_buffer("position", sampling_positions(grid, map_grid), persistent=False)
 
     def forward(self, bev: Tensor) -> MapOutput:
