@@ -14,6 +14,9 @@ Block sizes are not tuned: no figure was measured on a GPU yet.
 
 # Offsets of elements are int64: N * H * W * C and G * C may pass 2**31. Points and cells do not.
 
+# A checker sees neither launch options nor that constants are passed as plain numbers.
+# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+
 from __future__ import annotations
 
 import torch

@@ -144,8 +144,10 @@ def _(points, batch_index, batch_size, point_range, voxel_size, shape, max_point
 def _voxel_mean(features: Tensor, point_voxel: Tensor, counts: Tensor) -> Tensor:
     from .numba_voxelize import mean_of_points
 
-    arrays = _at_least_float32(features).contiguous(), point_voxel.contiguous(), counts
-    mean = mean_of_points(*(array.numpy() for array in arrays), torch.get_num_threads())
+    mean = mean_of_points(
+        *(_at_least_float32(features).contiguous().numpy(), point_voxel.contiguous().numpy()),
+        *(counts.numpy(), torch.get_num_threads()),
+    )
     return torch.from_numpy(mean).to(features.dtype)
 
 
@@ -180,8 +182,10 @@ _voxel_mean.register_autograd(_mean_backward, setup_context=_save_mean)
 def _voxel_max(features: Tensor, point_voxel: Tensor, num_voxels: int) -> tuple[Tensor, Tensor]:
     from .numba_voxelize import max_of_points
 
-    arrays = _at_least_float32(features).contiguous(), point_voxel.contiguous()
-    parts = max_of_points(*(array.numpy() for array in arrays), num_voxels, torch.get_num_threads())
+    parts = max_of_points(
+        *(_at_least_float32(features).contiguous().numpy(), point_voxel.contiguous().numpy()),
+        *(num_voxels, torch.get_num_threads()),
+    )
     greatest, winner = map(torch.from_numpy, parts)
     return greatest.to(features.dtype), winner
 

@@ -250,7 +250,7 @@ def print_table(timings: list[Timing]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     data = Path(__file__).resolve().parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=data, help="folder with the real key frame")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -87,21 +88,21 @@ def _read_nvidia(asm) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(asm["cubin"])
-        dump = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", path]
+        dump = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", path]
         text = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
-    registers, stack, local = (
-        int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")
-    )
-    return registers, stack + local
+    return _number("REG", text), _number("STACK", text) + _number("LOCAL", text)
 
 
 def _read_amd(asm) -> tuple[int, int]:
     text = asm["amdgcn"]
-    registers, vector, scalar = (
-        int(re.search(rf"\.{name}:\s+(\d+)", text)[1])
-        for name in ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count")
-    )
-    return registers, vector + scalar
+    spilled = _number(".vgpr_spill_count", text) + _number(".sgpr_spill_count", text)
+    return _number(".vgpr_count", text), spilled
+
+
+def _number(name: str, text: str) -> int:
+    found = re.search(rf"{re.escape(name)}:\s*(\d+)", text)
+    assert found, f"no {name} in {text[:200]}"
+    return int(found[1])
 
 
 def main() -> None:
