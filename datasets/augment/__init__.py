@@ -1,0 +1,8 @@
+"""Augmentation: steps Frame -> Frame, drawn from a seed and the sample's token."""
+
+from .bev import BEVAugmentation
+from .color import ColorJitter
+from .dropout import SensorDropout
+from .image import ImageAugmentation, ImageResize
+
+__all__ = ["BEVAugmentation", "ColorJitter", "ImageAugmentation", "ImageResize", "SensorDropout"]

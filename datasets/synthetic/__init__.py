@@ -1,0 +1,1 @@
+"""A procedural world, ray-cast and written in nuScenes' own format."""

@@ -90,7 +90,7 @@ def fixed_mesh(world: World) -> tuple[Mesh, NDArray[np.int64], list[str]]:
     """Ground, scenery and standing agents.
 
     Returns:
-        The mesh; the owner of each face: -2 ground, -1 - agent... see ``casting``; and the
+        The mesh; the owner of each face, an agent's index or one of the constants below; and the
         category of each scenery thing.
     """
     meshes = [ground_plane(world.middle, 4 * EXTENT)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def write_tables(folder: Path, tables: Tables) -> None:
 
 def link(records: list[Record]) -> list[Record]:
     """Fill ``prev`` and ``next`` of records that follow each other; '' at the ends."""
-    for before, after in zip(records, records[1:]):
+    for before, after in pairwise(records):
         before["next"], after["prev"] = after["token"], before["token"]
     records[0]["prev"] = records[-1]["next"] = ""
     return records

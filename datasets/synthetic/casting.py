@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .meshes import Mesh
+from .meshes import Mesh, yaw_rotation
 from .world import EGO, NOTHING, World, ego_body, fixed_mesh
 
 REACH = 120.0  # metres; agents farther than this from the ego vehicle are left out
@@ -53,6 +54,7 @@ class Stage:
         mesh, owner, self.scenery_categories = fixed_mesh(world)
         # Rays are cast in a local frame: float32 has no room for metres in a city.
         self.origin = np.array([*world.middle, 0.0])
+        self.movers = [(i, agent) for i, agent in enumerate(world.agents) if agent.moves]
         self.fixed = _Scene(mesh.moved(np.eye(3), -self.origin), owner)
 
     def at(self, time: float) -> Snapshot:
@@ -61,12 +63,11 @@ class Stage:
         global_from_ego = world.global_from_ego(time)
         meshes = [ego_body().moved(global_from_ego[:3, :3], global_from_ego[:3, 3])]
         owners = [np.full(len(meshes[0].faces), EGO)]
-        for index, agent in enumerate(world.agents):
-            if not agent.moves:
-                continue
-            xy, _ = agent.path.pose(time)
-            if np.hypot(*(xy - global_from_ego[:2, 3])) < REACH:
-                meshes.append(agent.mesh(time))
+        ego_x, ego_y = global_from_ego[:2, 3]
+        for index, agent in self.movers:
+            (x, y), yaw = agent.path.pose(time)
+            if math.hypot(x - ego_x, y - ego_y) < REACH:
+                meshes.append(agent.shape.mesh.moved(yaw_rotation(yaw), [x, y, 0.0]))
                 owners.append(np.full(len(meshes[-1].faces), index))
         moving = Mesh.join(meshes).moved(np.eye(3), -self.origin)
         return Snapshot(self, _Scene(moving, np.concatenate(owners)))

@@ -5,6 +5,7 @@ Positions along the main road are (s, t): s metres along its centre line, t to t
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -36,6 +37,15 @@ class CenterLine:
         base = self.origin + chord[..., None] * np.stack([np.cos(angle), np.sin(angle)], -1)
         normal = self.heading_at(s) + np.pi / 2
         return base + t[..., None] * np.stack([np.cos(normal), np.sin(normal)], -1)
+
+    def place(self, s: float, t: float) -> tuple[float, float, float]:
+        """x, y and direction at one (s, t): :meth:`point` without numpy, for moving agents."""
+        half = self.curvature * s / 2
+        chord = s * math.sin(half) / half if abs(half) > 1e-9 else s
+        angle, direction = self.heading + half, self.heading + self.curvature * s
+        x = self.origin[0] + chord * math.cos(angle) - t * math.sin(direction)
+        y = self.origin[1] + chord * math.sin(angle) + t * math.cos(direction)
+        return float(x), float(y), direction
 
     def strip(self, s0: float, s1: float, t0: float, t1: float) -> Polygon:
         """The area between two values of s and of t, counter-clockwise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +26,8 @@ class Path:
 
     def pose(self, time: float) -> tuple[NDArray, float]:
         """Global (x, y) and yaw at ``time`` seconds into the scene."""
-        s = self.s + self.speed * time
-        backwards = np.pi if self.speed < 0 else 0.0
-        return self.line.point(s, self.t), float(self.line.heading_at(s)) + backwards + self.turn
+        x, y, direction = self.line.place(self.s + self.speed * time, self.t)
+        return np.array([x, y]), direction + (math.pi if self.speed < 0 else 0.0) + self.turn
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Agent:
     shape: Shape
     path: Path
     attribute: str  # nuScenes' name, "" for none
-    drawn: bool = True
 
     @property
     def moves(self) -> bool:

@@ -79,15 +79,14 @@ def _box_vehicle(size: NDArray, color: Color, cab: Color, band: Texture, gap: fl
     length, width, height = size
     front = 0.22 * length
     load = length - front - gap
+    floor, whole = height * 0.15, gap == 0
+    back, ahead = (-(length - load) / 2, 0, floor), ((length - front) / 2, 0, floor)
+    cab_size = (front, width, height * (0.85 if whole else 0.7))
     parts = [
-        block((load, width, height * 0.85), (-(length - load) / 2, 0, height * 0.15), color, 0.4, band),
-        block(
-            (front, width, height * (0.85 if gap == 0 else 0.7)),
-            ((length - front) / 2, 0, height * 0.15), cab, 0.4,
-            band if gap == 0 else Texture.BAND,
-        ),
+        block((load, width, height * 0.85), back, color, 0.4, band),
+        block(cab_size, ahead, cab, 0.4, band if whole else Texture.BAND),
         *_wheels(size, 0.5, (-0.33, 0.36)),
-    ]  # fmt: skip
+    ]
     return Mesh.join(parts)
 
 

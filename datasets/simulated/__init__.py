@@ -1,1 +1,0 @@
-"""A procedural world, ray-cast and written in nuScenes' own format."""
