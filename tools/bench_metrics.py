@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -105,16 +106,17 @@ def devkit(path: Path, truth: GroundTruth) -> tuple[dict[str, float], dict]:
     from nuscenes.eval.detection.data_classes import DetectionBox
     from nuscenes.eval.detection.evaluate import DetectionEval
 
-    tables = _Tables(truth)
+    # Stand-ins that offer what these functions use of the devkit's classes.
+    tables: Any = _Tables(truth)
     true_boxes = add_center_dist(tables, _devkit_boxes(truth))
-    config = config_factory("detection_cvpr_2019")
+    config: Any = config_factory("detection_cvpr_2019")
     true_boxes = filter_eval_boxes(tables, true_boxes, config.class_range)
     start = time.perf_counter()
     predicted, _ = load_prediction(str(path), config.max_boxes_per_sample, DetectionBox)
     predicted = add_center_dist(tables, predicted)
     predicted = filter_eval_boxes(tables, predicted, config.class_range)
     read = time.perf_counter()
-    evaluation = SimpleNamespace(
+    evaluation: Any = SimpleNamespace(
         verbose=False, cfg=config, gt_boxes=true_boxes, pred_boxes=predicted
     )
     metrics, _ = DetectionEval.evaluate(evaluation)

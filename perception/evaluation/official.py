@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from ...datasets.errors import DataError
 
@@ -38,10 +39,11 @@ def official_detection(
         raise DataError(
             f"the official evaluation needs nuscenes-devkit ({error}); install it: {INSTALL}"
         ) from error
+    config: Any = config_factory("detection_cvpr_2019")
     try:
         evaluation = DetectionEval(
             NuScenes(version, str(root), verbose=False),
-            config_factory("detection_cvpr_2019"),
+            config,
             str(submission_path),
             split,
             str(out),
