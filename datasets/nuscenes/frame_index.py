@@ -192,3 +192,9 @@ def numbers(values: pa.Array, rows: slice) -> NDArray:
 def names(values: pa.Array, rows: slice) -> tuple[str, ...]:
     """Rows of a text column."""
     return tuple(values[rows.start : rows.stop].to_pylist())
+
+
+def is_rigid(translation: NDArray, rotation: NDArray) -> NDArray[np.bool_]:
+    """(R,): whether (R, 3) translations and (R, 4) quaternions make transforms."""
+    length = np.linalg.norm(rotation, axis=1)
+    return np.isfinite(translation).all(1) & (length > 0) & (length < np.inf)

@@ -14,9 +14,9 @@ from ..boxes import Boxes3D
 from ..camera_models import Pinhole
 from ..errors import DataError
 from ..frame import Annotations, Camera, Frame, LidarSweep
-from ..geometry import inverse, transform, wrap_angle
+from ..geometry import inverse, rotation_from_quaternion, wrap_angle
 from .classes import ATTRIBUTES, DETECTION_CLASSES, label_of_category
-from .frame_index import Column, FrameIndex, names, numbers
+from .frame_index import Column, FrameIndex, is_rigid, names, numbers
 from .sensor_files import ImageFile, PointFile
 from .splits import scenes_of_split
 
@@ -177,11 +177,14 @@ class NuScenesReader:
     def _placement(self, rows: pa.StructArray, span: slice, table: str) -> list[NDArray]:
         translation = numbers(rows.field("translation"), span)
         rotation = numbers(rows.field("rotation"), span)
-        usable = np.isfinite(translation).all(1) & (np.linalg.norm(rotation, axis=1) > 0)
+        usable = is_rigid(translation, rotation)
         if not usable.all():
             bad = span.start + int(np.argmin(usable))
             raise self._not_finite(table, rows.field("token")[bad].as_py())
-        return [transform(q, t) for q, t in zip(rotation, translation)]
+        matrices = np.tile(np.eye(4), (len(rotation), 1, 1))
+        matrices[:, :3, :3] = rotation_from_quaternion(rotation)
+        matrices[:, :3, 3] = translation
+        return list(matrices)
 
     def _not_finite(self, table: str, token: str) -> DataError:
         return DataError(
