@@ -82,7 +82,8 @@ def _light(rng: np.random.Generator) -> Light:
 def ego_body() -> Mesh:
     """What the LiDAR sees of its own vehicle: the roof rack around it, in the ego frame."""
     return Mesh.join(
-        [block((0.5, 0.12, 0.06), (0.94, y, 1.58), (0.1, 0.1, 0.1), 0.3) for y in (-0.45, 0.45)]
+        # Behind the side cameras (x = 1.0), which must not stand inside it and see nothing else.
+        [block((0.5, 0.12, 0.06), (0.6, y, 1.58), (0.1, 0.1, 0.1), 0.3) for y in (-0.45, 0.45)]
     )
 
 
