@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from ...datasets.batch import Batch
 from ...datasets.dataset import FrameDataset, Step, Unreadable, collate_counting, prepare_worker
@@ -67,17 +67,22 @@ class NuScenesData(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size is {batch_size}, workers {workers}; give 1, 0 or more")
-        self.root, self.version, self.frame = str(root), version, frame
+        self.root, self.version = str(root), version
+        self.frame: Literal["ego", "lidar"] = frame
+        self.on_error: Literal["raise", "skip"] = on_error
         self.train_split, self.val_split = train_split, val_split
         self.batch_size, self.val_batch_size = batch_size, val_batch_size or batch_size
         self.workers, self.class_balanced = workers, class_balanced
-        self.samples_per_epoch, self.seed, self.on_error = samples_per_epoch, seed, on_error
+        self.samples_per_epoch, self.seed = samples_per_epoch, seed
         self.train_steps, self.val_steps = tuple(train_steps), tuple(val_steps)
         self._encoder = encoder
         self.skipped: dict[str, str] = {}  # token -> reason, of frames that could not be read
         self._truth: GroundTruth | None = None
         self._readers: dict[str, NuScenesReader] = {}
-        self._position = (0, 0)  # epoch and batches where a resumed training goes on
+        # Epoch, and batches taken of it. Counted here, since Lightning's own counters are one off
+        # in a training that was resumed between two epochs.
+        self.position = (0, 0)
+        self.epoch = 0  # of the batch that is trained on
         self._last_readable: Batch | None = None
 
     @property
@@ -131,10 +136,8 @@ class NuScenesData(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled or class-balanced, augmented."""
-        reader, step = self.reader(self.train_split), self._samples_per_step
-        sampler = self._sampler(self._order(reader), step)
-        epoch, batches = self._position
-        sampler.resume(epoch, batches * step)
+        reader = self.reader(self.train_split)
+        sampler = _GoingOn(self._sampler(self._order(reader), self._samples_per_step), self)
         return self._loader(reader, self.train_steps, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
@@ -163,7 +166,7 @@ class NuScenesData(pl.LightningDataModule):
         return EpochSampler(order, rank, self._processes, samples_per_step)
 
     def _loader(
-        self, reader: NuScenesReader, steps: Sequence[Step], sampler: EpochSampler, batch_size: int
+        self, reader: NuScenesReader, steps: Sequence[Step], sampler: Sampler, batch_size: int
     ) -> DataLoader:
         return DataLoader(
             FrameDataset(reader, self.encoder, steps, self.seed, self.on_error),
@@ -195,20 +198,25 @@ class NuScenesData(pl.LightningDataModule):
         self.skipped |= {frame.token: frame.reason for frame in unreadable}
         if self.trainer is None or not self.trainer.training:
             return readable
+        self._advance(self.trainer.num_training_batches)
         self._last_readable = readable or self._last_readable
         if self._last_readable is None:
             raise DataError(f"no frame of the first batch can be read: {unreadable[0].reason}")
         return self._last_readable
 
+    def _advance(self, batches_per_epoch: float) -> None:
+        epoch, batches = self.position
+        self.epoch = epoch
+        self.position = (epoch, batches + 1)
+        if batches + 1 >= batches_per_epoch:
+            self.position = (epoch + 1, 0)
+
     def state_dict(self) -> dict[str, Any]:
         """The place in the data: epoch and batches done."""
-        loop = self.trainer.fit_loop
-        epochs, done = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.ready
-        within = epochs.ready > epochs.processed and done < self.trainer.num_training_batches
-        ended = epochs.ready > epochs.processed and not within
+        epoch, batches = self.position
         return {
-            "epoch": epochs.processed + ended,
-            "batches": done if within else 0,
+            "epoch": epoch,
+            "batches": batches,
             "samples_per_step": self._samples_per_step,
         }
 
@@ -224,7 +232,27 @@ class NuScenesData(pl.LightningDataModule):
                 f"the checkpoint's training took {before} samples at a time, this one takes {now} "
                 "(data.batch_size x processes); resume with the same"
             )
-        self._position = (state_dict["epoch"], state_dict["batches"])
+        self.position = (state_dict["epoch"], state_dict["batches"])
+
+
+class _GoingOn(Sampler[tuple[int, int]]):
+    """An ``EpochSampler`` whose every iteration starts at the data's position."""
+
+    def __init__(self, sampler: EpochSampler, data: NuScenesData) -> None:
+        self.sampler, self.data = sampler, data
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, batches = self.data.position
+        self.sampler.resume(epoch, batches * self.sampler.global_batch_size)
+        return iter(self.sampler)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+def epoch_of(trainer: pl.Trainer) -> int:
+    """The epoch that is being trained, by the data's count where it has one."""
+    return getattr(getattr(trainer, "datamodule", None), "epoch", trainer.current_epoch)
 
 
 class ReportSkipped(pl.Callback):
@@ -232,7 +260,7 @@ class ReportSkipped(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print, if there are any."""
-        skipped = dict(getattr(trainer.datamodule, "skipped", {}))
+        skipped = dict(getattr(getattr(trainer, "datamodule", None), "skipped", {}))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             parts: list[Any] = [None] * torch.distributed.get_world_size()
             torch.distributed.all_gather_object(parts, skipped)
@@ -240,7 +268,7 @@ class ReportSkipped(pl.Callback):
         if skipped and trainer.is_global_zero:
             token, reason = next(iter(skipped.items()))
             print(
-                f"epoch {trainer.current_epoch}: skipped {len(skipped)} unreadable frames so far; "
+                f"epoch {epoch_of(trainer)}: skipped {len(skipped)} unreadable frames so far; "
                 f"the first is {token}: {reason}",
                 flush=True,
             )

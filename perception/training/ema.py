@@ -28,7 +28,7 @@ class EMA(pl.Callback):
             raise ValueError(f"ema decay is {decay}, expected 0 <= decay < 1")
         self.decay = decay
         self.num_updates = 0
-        self.average: dict[str, Tensor] | None = None
+        self.average: dict[str, Tensor] = {}
         self._weights: dict[str, Tensor] | None = None  # the training weights while swapped out
 
     @property
@@ -38,7 +38,7 @@ class EMA(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start from the weights that training starts from."""
-        if stage == "fit" and self.average is None:
+        if stage == "fit" and not self.average:
             self.average = _copy(pl_module.state_dict())
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -68,7 +68,7 @@ class EMA(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the average into the model."""
-        if self.average is not None and trainer.state.fn == "fit":
+        if self.average and trainer.state.fn == "fit":
             self._weights = _copy(pl_module.state_dict())
             pl_module.load_state_dict(self.average)
 

@@ -10,6 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from .module import TrainingModule
+
 # NaN has a meaning there: nuScenes does not know every box's velocity.
 MAY_BE_NAN = ("boxes.velocity",)
 
@@ -36,7 +38,7 @@ class FiniteGuard(pl.Callback):
         self._batch = batch
 
     def on_before_backward(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor
+        self, trainer: pl.Trainer, pl_module: TrainingModule, loss: Tensor
     ) -> None:
         """Check the loss."""
         if not torch.isfinite(loss).all():
@@ -61,11 +63,11 @@ class FiniteGuard(pl.Callback):
         )
 
 
-def find_cause(module: pl.LightningModule, batch: Any) -> str | None:
+def find_cause(module: TrainingModule, batch: Any) -> str | None:
     """Name the first non-finite tensor on the way to the loss; None if the second run is clean.
 
     Args:
-        module: a module with ``model`` and ``loss_terms(batch)``.
+        module: the training's module.
         batch: the batch that gave a non-finite loss.
     """
     for name, tensor in tensors_of(batch):

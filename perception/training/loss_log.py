@@ -8,6 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from .data import epoch_of
+
 LEADING = ("step", "epoch", "lr", "total")
 
 
@@ -66,7 +68,7 @@ class LossLog(pl.Callback):
         means = {n: sum(float(t[n]) for t in self._pending) / len(self._pending) for n in names}
         self._pending = []
         if self._file is not None:
-            row = {"step": trainer.global_step, "epoch": trainer.current_epoch, "lr": self._lr}
+            row = {"step": trainer.global_step, "epoch": epoch_of(trainer), "lr": self._lr}
             self._write(row | {name: f"{value:.8g}" for name, value in means.items()})
 
     def _write(self, row: dict[str, Any]) -> None:

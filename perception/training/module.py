@@ -8,9 +8,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...datasets.batch import Batch
+from ..model import FusionModel
 from .schedule import TimeBudget, one_cycle, scaled_lr
 from .validation import ABLATION, EVERYTHING, SensorSet, Validation, metrics_table, score_of
 
@@ -31,7 +32,7 @@ class TrainingModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: FusionModel,
         lr: float = 1e-3,
         lr_batch: int = 32,
         weight_decay: float = 0.01,
@@ -70,12 +71,12 @@ class TrainingModule(pl.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with one cycle over the whole training."""
         trainer = self.trainer
-        batch = getattr(trainer.datamodule, "batch_size", 1)
+        batch = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
         lr = scaled_lr(
             self.lr, self.lr_batch, batch, trainer.world_size, trainer.accumulate_grad_batches
         )
         optimizer = torch.optim.AdamW(self._parameter_groups(), lr=lr)
-        steps = 1.0 if self.budget else trainer.estimated_stepping_batches
+        steps = 1 if self.budget else self._count_in_steps()
 
         def factor(step: int) -> float:
             progress = self.budget.progress if self.budget else step / steps
@@ -83,6 +84,16 @@ class TrainingModule(pl.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _count_in_steps(self) -> int:
+        """Let the training end by steps, also where its length is given in epochs.
+
+        Lightning's count of epochs is one off after it was resumed between epochs twice.
+        """
+        steps = int(self.trainer.estimated_stepping_batches)
+        self.trainer.fit_loop.epoch_loop.max_steps = steps
+        self.trainer.fit_loop.max_epochs = -1
+        return steps
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -125,7 +136,8 @@ class TrainingModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Measure, log and print."""
         # Not every data module has ground truth (test split, other data sets).
-        truth_of = getattr(self.trainer.datamodule, "ground_truth", None)
+        data = getattr(self.trainer, "datamodule", None)
+        truth_of = getattr(data, "ground_truth", None)
         truth = truth_of() if truth_of else None
         self.metrics = self._all.gathered().metrics(truth)
         self.ablation = {

@@ -7,8 +7,9 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.callbacks import ProgressBar, RichProgressBar
 
+from .data import epoch_of
 from .schedule import TimeBudget
 
 
@@ -17,7 +18,7 @@ def progress_callback(every_seconds: float = 10.0) -> pl.Callback:
     return RichProgressBar() if sys.stdout.isatty() else PlainProgress(every_seconds)
 
 
-class PlainProgress(pl.callbacks.ProgressBar):
+class PlainProgress(ProgressBar):
     """Prints a line every few seconds: step, loss, steps per second, time left.
 
     Args:
@@ -63,14 +64,14 @@ class PlainProgress(pl.callbacks.ProgressBar):
     def line(self, trainer: pl.Trainer, loss: float, seconds: float) -> str:
         """One line of progress, ``seconds`` after the start."""
         steps = max(trainer.global_step - self._first_step, 1)
-        budget = next((c for c in trainer.callbacks if isinstance(c, TimeBudget)), None)
+        budget: TimeBudget | None = getattr(trainer.lightning_module, "budget", None)
         if budget is not None:
             of, left = "", max(budget.seconds - budget.elapsed, 0.0)
         else:
             total = trainer.estimated_stepping_batches
             of, left = f"/{total:g}", (total - trainer.global_step) * seconds / steps
         return (
-            f"epoch {trainer.current_epoch} step {trainer.global_step}{of}  loss {loss:.4f}  "
+            f"epoch {epoch_of(trainer)} step {trainer.global_step}{of}  loss {loss:.4f}  "
             f"{steps / seconds:.2f} steps/s  {_clock(left)} left"
         )
 

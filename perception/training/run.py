@@ -11,9 +11,10 @@ from typing import Literal
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from ...datasets.errors import DataError
+from ..model import FusionModel
 from .checkpoint import SafetensorsIO
 from .data import ReportSkipped
 from .ema import EMA
@@ -97,7 +98,7 @@ class TrainingResult:
 
 
 def train(
-    model: nn.Module,
+    model: FusionModel,
     data: pl.LightningDataModule,
     run_folder: Path | str,
     options: TrainingOptions | None = None,
@@ -194,5 +195,5 @@ def make_trainer(
     )
 
 
-def _tensorboard(run_folder: Path) -> pl.loggers.Logger:
-    return pl.loggers.TensorBoardLogger(run_folder, name="tensorboard", version="")
+def _tensorboard(run_folder: Path) -> TensorBoardLogger:
+    return TensorBoardLogger(run_folder, name="tensorboard", version="")

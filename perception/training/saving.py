@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
-class SaveCheckpoints(pl.callbacks.Checkpoint):
+class SaveCheckpoints(Checkpoint):
     """Writes ``last.safetensors`` every few steps and at the end, ``best.safetensors`` by score.
 
     Args:
@@ -114,10 +115,10 @@ def _of_all_processes(state: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _state() -> dict[str, Any]:
-    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 the global one
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 the global one
     return {
         "python": random.getstate(),
-        "numpy": (kind, keys.tolist(), position, has_gauss, gauss),
+        "numpy": (kind, np.asarray(keys).tolist(), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }

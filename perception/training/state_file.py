@@ -178,7 +178,7 @@ def _header(tree: Any, tensors: Mapping[str, Tensor]) -> bytes:
 
 def _bytes(tensor: Tensor) -> memoryview:
     flat = tensor.cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def read_state(path: str | os.PathLike, entry: Callable[[dict], Any] | None = None) -> Any:

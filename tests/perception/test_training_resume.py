@@ -72,6 +72,29 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(tmp_path, case):
     assert_same_end(whole, killed)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("stops", [(5, 10), (5, 7), (2, 5, 6, 7, 10, 11)], ids=str)
+@pytest.mark.parametrize(
+    "length",
+    [{}, {"max_steps": None, "epochs": 3}, {"max_steps": 12, "validate_every": 1}],
+    ids=str,
+)
+def test_training_interrupted_again_and_again_ends_the_same(tmp_path, length, stops, workers):
+    # Epochs end at steps 5 and 10: what Lightning itself counts is wrong from the second on.
+    def go(folder, resume=None, callbacks=None):
+        data = MadeUpData(train_steps=[Shift()], workers=workers)
+        run(folder, data, resume=resume, callbacks=callbacks, save_every=1, **length)
+
+    whole, killed, resume = tmp_path / "whole", tmp_path / "killed", None
+    go(whole)
+    for stop in stops:
+        with pytest.raises(StopAt.Stopped):
+            go(killed, resume, [StopAt(stop)])
+        resume = killed / "last.safetensors"
+    go(killed, resume)
+    assert_same_end(whole, killed)
+
+
 def test_worker_count_does_not_change_a_training(tmp_path):
     for workers in (0, 2):
         run(tmp_path / str(workers), MadeUpData(workers=workers, train_steps=[Shift()]))
