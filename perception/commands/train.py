@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def run_parser() -> ArgumentParser:
     parser.add_argument("--run_folder", type=Path, help="where checkpoints and results go")
     parser.add_argument("--resume", type=bool, default=False, help="go on after an interruption")
     parser.add_argument(
-        "--trust", type=list[str], default=[], help="further modules whose classes a config may name"
+        "--trust",
+        type=list[str],
+        default=[],
+        help="further modules whose classes a config may name",
     )
     return parser
 
@@ -70,12 +74,15 @@ def train(parser: ArgumentParser, config: Namespace) -> None:
     print(f"{result.steps} steps; weights in {result.last}")
 
 
-def load_run(folder: Path, trust: Sequence[str] = ()) -> tuple[Any, Any, Namespace]:
+def load_run(
+    folder: Path, trust: Sequence[str] = (), **data: str | None
+) -> tuple[Any, Any, Namespace]:
     """Model with trained weights (the moving average, where there is one), data and config.
 
     Args:
         folder: a run folder.
         trust: further modules whose classes the run's config may name.
+        data: options of the data to use instead of the run's; None for the run's.
 
     Raises:
         ValueError: if it is not a run folder, or config and weights do not fit.
@@ -88,7 +95,8 @@ def load_run(folder: Path, trust: Sequence[str] = ()) -> tuple[Any, Any, Namespa
         raise ValueError(f"{folder} is not a run folder: it has no {CONFIG}; train one first")
     check_config(path, trust)
     parser = run_parser()
-    config = parser.parse_args(["--config", str(path)])
+    changes = [f"--data.{name}={value}" for name, value in data.items() if value is not None]
+    config = parser.parse_args(["--config", str(path), *changes])
     parts = parser.instantiate(config)
     load_weights(parts.model, Path(folder) / LAST)
     return parts.model, parts.data, config
@@ -103,10 +111,10 @@ def _without_session(config: Namespace) -> Namespace:
 
 
 def _config_files(options: list[str]) -> list[str]:
-    files = [b for a, b in zip(options, options[1:]) if a == "--config"]
+    files = [b for a, b in pairwise(options) if a == "--config"]
     return files + [o.removeprefix("--config=") for o in options if o.startswith("--config=")]
 
 
 def _trusted(options: list[str]) -> list[str]:
-    given = [b for a, b in zip(options, options[1:]) if a in ("--trust", "--trust+")]
+    given = [b for a, b in pairwise(options) if a in ("--trust", "--trust+")]
     return [name.strip(" []'\"") for value in given for name in value.split(",")]
