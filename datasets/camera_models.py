@@ -15,8 +15,15 @@ from numpy.typing import NDArray
 class CameraModel(Protocol):
     """What a camera has to offer; distorted and fisheye lenses fit the same interface."""
 
-    width: int
-    height: int
+    @property
+    def width(self) -> int:
+        """Image columns."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Image rows."""
+        ...
 
     def project(self, points: NDArray) -> NDArray:
         """(..., 3) metres in the camera frame -> (..., 3): u, v in pixels and depth z."""

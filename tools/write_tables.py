@@ -237,7 +237,7 @@ def write_tables(root: Path, version: str, scenes: int, samples: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("root", type=Path)
     parser.add_argument("--version", default="v1.0-trainval")
     parser.add_argument("--scenes", type=int, default=850)

@@ -5,6 +5,9 @@ frame's cameras, LiDAR sweeps and boxes are list columns, whose fields are plain
 ``index.py`` writes it.
 """
 
+# pyarrow makes its compute functions when it is imported, so no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import hashlib

@@ -1,5 +1,8 @@
 """The column of the index about annotated boxes."""
 
+# pyarrow makes its compute functions when it is imported, so no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import numpy as np

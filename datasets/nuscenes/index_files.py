@@ -1,5 +1,8 @@
 """The columns of the index about sensor files: images and LiDAR sweeps."""
 
+# pyarrow makes its compute functions when it is imported, so no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import warnings

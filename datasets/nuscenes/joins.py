@@ -4,6 +4,9 @@ Tables are joined by Arrow's hash look-ups on their token columns: a join is an 
 numbers, with no Python object per record.
 """
 
+# pyarrow makes its compute functions when it is imported, so no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,5 +1,8 @@
 """Frames of a nuScenes dataset, from its index."""
 
+# pyarrow makes its compute functions when it is imported, so no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -84,7 +84,7 @@ def decode_image(content: NDArray[np.uint8], reduction: int, path: Path) -> NDAr
     pixels = cv2.imdecode(content, flags) if len(content) else None
     if pixels is None:
         raise DataError(f"{path} ({len(content)} bytes) is not an image; {_REMEDY}")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+    return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels), np.uint8)
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

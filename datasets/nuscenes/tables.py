@@ -4,6 +4,9 @@
 are read in blocks: each is rewritten to one record a line, which Arrow's own parser takes.
 """
 
+# pyarrow makes its compute functions when it is imported, so no type checker sees them.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import json
@@ -14,7 +17,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.json
+import pyarrow.json as pa_json
 
 from ..errors import DataError
 
@@ -180,10 +183,10 @@ def _without_bracket(text: bytes) -> bytes:
 def _parse(lines: bytes, schema: pa.Schema) -> pa.Table:
     # A separator inside a string would be taken for one between records; the halves are then not
     # JSON, so this raises and never gives wrong records.
-    return pa.json.read_json(
+    return pa_json.read_json(
         pa.BufferReader(lines),
-        read_options=pa.json.ReadOptions(block_size=max(len(lines) // 4, 1 << 20)),
-        parse_options=pa.json.ParseOptions(
+        read_options=pa_json.ReadOptions(block_size=max(len(lines) // 4, 1 << 20)),
+        parse_options=pa_json.ParseOptions(
             explicit_schema=schema, unexpected_field_behavior="ignore"
         ),
     ).select(schema.names)

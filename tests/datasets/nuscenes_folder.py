@@ -47,7 +47,7 @@ def write_folder(
     num_points: int = 300,
     annotated: bool = True,
 ) -> Path:
-    """Three key frames, two more sweeps before each but the first; all sweeps see the same walls."""
+    """Three key frames, with two more sweeps before each but the first, all of the same walls."""
     tables = {name: [] for name in ("sample", "sample_data", "ego_pose", "sample_annotation")}
     tables["sensor"], tables["calibrated_sensor"], tables["instance"] = [], [], []
     tables["scene"] = [
