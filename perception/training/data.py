@@ -44,6 +44,7 @@ class NuScenesData(pl.LightningDataModule):
         frame: the BEV frame: ``ego``, or ``lidar`` as published models want it.
         seed: decides order and augmentation.
         on_error: ``raise`` stops at a frame that cannot be read; ``skip`` goes on without it.
+        index_dir: folder of the index; null for its usual place, beside the tables.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class NuScenesData(pl.LightningDataModule):
         frame: Literal["ego", "lidar"] = "ego",
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
+        index_dir: str | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or workers < 0:
@@ -97,11 +99,12 @@ class NuScenesData(pl.LightningDataModule):
         """Build the index if there is none that fits (Lightning calls this on one process)."""
         needed = self._encoder.num_sweeps - 1
         try:
-            if FrameIndex.open(self.root, self.version).num_sweeps >= needed:
+            if FrameIndex.open(self.root, self.version, self.index_dir).num_sweeps >= needed:
                 return
         except DataError as error:
             print(f"indexing {self.root} {self.version} ({error})", flush=True)
-        build_index(self.root, self.version, num_sweeps=max(needed, 10), progress=print)
+        sweeps = max(needed, 10)
+        build_index(self.root, self.version, sweeps, print, self.index_dir)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the splits."""
@@ -117,7 +120,9 @@ class NuScenesData(pl.LightningDataModule):
         """
         if split not in self._readers:
             sweeps = self._encoder.num_sweeps - 1
-            reader = NuScenesReader(self.root, self.version, split, sweeps, self.frame)
+            reader = NuScenesReader(
+                self.root, self.version, split, sweeps, self.frame, self.index_dir
+            )
             if not len(reader):
                 raise DataError(
                     f"{self.root} {self.version} has no frame of split {split}; choose another "

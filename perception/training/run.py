@@ -126,7 +126,7 @@ def train(
     saving = SaveCheckpoints(run_folder, options.save_every)
     if resume is None and saving.last.exists():
         raise DataError(
-            f"{run_folder} already holds a training; go on with --resume {saving.last}, or choose "
+            f"{run_folder} already holds a training; go on with --resume true, or choose "
             "another run folder"
         )
     pl.seed_everything(options.seed, workers=False, verbose=False)
