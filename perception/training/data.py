@@ -67,6 +67,7 @@ class NuScenesData(pl.LightningDataModule):
         index_dir: str | None = None,
     ) -> None:
         super().__init__()
+        self.index_dir = index_dir
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size is {batch_size}, workers {workers}; give 1, 0 or more")
         self.root, self.version = str(root), version
