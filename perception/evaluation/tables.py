@@ -25,20 +25,25 @@ Row = list[str | float | int]
 
 
 def detection_tables(metrics: DetectionMetrics) -> list[Table]:
-    """Per class AP and errors, and AP by distance."""
+    """Per class AP, errors, and AP by distance; each fits a terminal of 80 columns."""
     head, rows = detection_rows(metrics)
-    range_head, range_rows = range_rows_of(metrics)
+    first_error = len(head) - len(ERROR_HEADINGS)
     title = f"Detection: mAP {metrics.mean_ap:.4f}, NDS {metrics.nd_score:.4f}"
     return [
-        _table(title, head, rows),
-        _table("AP by distance from the vehicle", range_head, range_rows),
+        _table(title, head[:first_error], [row[:first_error] for row in rows]),
+        _table(
+            "Errors of the boxes found within 2 m",
+            [head[0], *head[first_error:]],
+            [[row[0], *row[first_error:]] for row in rows],
+        ),
+        _table("AP by distance from the vehicle", *range_rows_of(metrics)),
     ]
 
 
 def map_table(metrics: MapMetrics) -> Table:
-    """IoU of every class at every threshold."""
+    """IoU of every class at its best threshold."""
     head, rows = map_rows(metrics)
-    return _table(f"Map: mIoU {metrics.mean_iou:.4f}", head, rows)
+    return _table(f"Map: mIoU {metrics.mean_iou:.4f}", head[:3], [row[:3] for row in rows])
 
 
 def detection_rows(metrics: DetectionMetrics) -> tuple[list[str], list[Row]]:

@@ -151,9 +151,11 @@ def train(
         saving,
         *(callbacks or ()),
     ]
-    trainer = make_trainer(options, run_folder, [part for part in parts if part is not None])
+    # Its notes on devices and its advertisements are no news.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    trainer = make_trainer(options, run_folder, [part for part in parts if part is not None])
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec")
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # the sampler is
         warnings.filterwarnings("ignore", ".*does not have many workers")
         warnings.filterwarnings("ignore", ".*smaller than the logging interval")
