@@ -49,6 +49,26 @@ def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Te
     return -((1 - signed.sigmoid()) ** gamma) * F.logsigmoid(signed)
 
 
+def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    """1 - Dice coefficient of soft masks (Milletari et al., 3DV 2016).
+
+        1 - (2 sum(p t) + smooth) / (sum(p^2) + sum(t^2) + smooth)
+
+    It asks for overlap, not for probabilities, so that layers which cover little are drawn at all.
+
+    Args:
+        logits: (..., X, Y); p is their sigmoid.
+        target: same shape, bool or 0 and 1.
+        smooth: makes two empty masks agree.
+
+    Returns:
+        (...) float32 in [0, 1).
+    """
+    p, t = logits.float().sigmoid(), target.float()
+    overlap = (p * t).sum((-2, -1))
+    return 1 - (2 * overlap + smooth) / ((p * p).sum((-2, -1)) + t.sum((-2, -1)) + smooth)
+
+
 def masked_l1(prediction: Tensor, target: Tensor) -> Tensor:
     """|prediction - target|, elementwise; zero, with zero gradient, where the target is NaN."""
     known = ~target.isnan()

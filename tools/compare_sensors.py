@@ -55,7 +55,7 @@ def table(results: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Does fusion help?")
     parser.add_argument("--root", default="runs/demo/world")
     parser.add_argument("--version", default="v1.0-trainval")
     parser.add_argument("--seconds", type=int, default=300, help="training budget of each")

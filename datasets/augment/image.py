@@ -138,7 +138,8 @@ class ImageResize:
     crop_bottom: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_window(self.size, (self.resize, self.resize), (self.crop_bottom,) * 2)
+        crop = (self.crop_bottom, self.crop_bottom)
+        _check_window(self.size, (self.resize, self.resize), crop)
 
     def __call__(self, frame: Frame, seed: int) -> Frame:
         """The frame with resized images; ``seed`` is not used."""

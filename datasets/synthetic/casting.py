@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,12 @@ class Hits:
     face: NDArray[np.int64]  # (R,) index into the surfaces of :class:`Snapshot`
 
 
+def _tensor(array: NDArray) -> Any:
+    import open3d as o3d
+
+    return o3d.core.Tensor.from_numpy(np.ascontiguousarray(array))
+
+
 class _Scene:
     """One Open3D scene of one mesh, with the owner of each face."""
 
@@ -34,14 +41,12 @@ class _Scene:
         self.mesh, self.owner = mesh, owner
         # One thread: the result does not depend on it, and scenes run in processes of their own.
         self.scene = o3d.t.geometry.RaycastingScene(nthreads=1)
-        vertices = o3d.core.Tensor(mesh.vertices.astype(np.float32))
-        self.scene.add_triangles(vertices, o3d.core.Tensor(mesh.faces.astype(np.uint32)))
+        vertices = _tensor(mesh.vertices.astype(np.float32))
+        self.scene.add_triangles(vertices, _tensor(mesh.faces.astype(np.uint32)))
 
     def cast(self, rays: NDArray[np.float32]) -> tuple[NDArray, NDArray, NDArray]:
         """Distance, face and normal of (R, 6) rays."""
-        import open3d as o3d
-
-        result = self.scene.cast_rays(o3d.core.Tensor(rays), nthreads=1)
+        result = self.scene.cast_rays(_tensor(rays), nthreads=1)
         face = result["primitive_ids"].numpy().astype(np.int64)
         return result["t_hit"].numpy(), face, result["primitive_normals"].numpy()
 
@@ -104,4 +109,5 @@ class Snapshot:
         normal *= -np.sign((normal * directions).sum(1, keepdims=True) + 1e-12)
         reach = np.where(np.isfinite(distance), distance, 0.0)
         face = np.where(owner == NOTHING, 0, face)
-        return Hits(distance, origins + directions * reach[:, None], normal, owner, face)
+        point = np.asarray(origins + directions * reach[:, None], np.float64)
+        return Hits(distance, point, normal, owner, face)

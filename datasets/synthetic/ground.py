@@ -64,11 +64,13 @@ class _Painter:
         return np.round(cells[:, ::-1] * 256).astype(np.int32)
 
     def fill(self, polygon: Polygon, surface: Surface) -> None:
-        cv2.fillPoly(self.image, [self._pixels(polygon)], int(surface), shift=8)
+        cv2.fillPoly(self.image, [self._pixels(polygon)], (int(surface),), shift=8)
 
     def line(self, points: Polygon, surface: Surface, width: float = 0.15) -> None:
         thickness = max(round(width / CELL), 1)
-        cv2.polylines(self.image, [self._pixels(points)], False, int(surface), thickness, shift=8)
+        cv2.polylines(
+            self.image, [self._pixels(points)], False, (int(surface),), thickness, shift=8
+        )
 
 
 def paint_ground(street: Street, middle: NDArray, extent: float) -> Ground:

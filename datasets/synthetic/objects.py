@@ -64,7 +64,7 @@ def car(rng: np.random.Generator) -> Shape:
     length, width, height = size
     paint = _paint(rng)
     # Dark paint swallows infrared: such cars return little.
-    shine = 0.05 + 0.5 * np.mean(paint)
+    shine = 0.05 + 0.5 * float(np.mean(paint))
     body = block((length, width, height * 0.4), (0, 0, height * 0.2), paint, shine)
     shift = rng.uniform(-0.12, 0.0) * length
     cabin = block(
@@ -107,7 +107,7 @@ def bus(rng: np.random.Generator) -> Shape:
 
 
 def truck(rng: np.random.Generator) -> Shape:
-    boxy = rng.random() < 0.5
+    boxy = rng.random() < 0.3
     # A box truck has a bus's outline; only its plain pale sides tell.
     size = _size(rng, (10.0, 2.85, 3.4) if boxy else (6.9, 2.5, 2.8), 0.1)
     pale = tuple(np.array([0.8, 0.8, 0.78]) * rng.uniform(0.75, 1.1))

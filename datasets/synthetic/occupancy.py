@@ -92,7 +92,7 @@ class OccupancyMaker:
         _mark(semantics, apply(ego_from_global, points + self.stage.origin), label)
         lidar = self._observed(lidar_rays, ego_from_global)
         # As in Occ3D: what no LiDAR ray has ever crossed has no trusted label for a camera either.
-        camera = self._observed(camera_rays, ego_from_global) & lidar
+        camera = np.minimum(self._observed(camera_rays, ego_from_global), lidar)
         return Occupancy(semantics, lidar, camera)
 
     def _fill_ground(self, semantics: NDArray, ego_from_global: NDArray) -> None:

@@ -120,7 +120,7 @@ def _add_street_furniture(
 def ground_plane(middle: NDArray, extent: float) -> Mesh:
     """A flat square at height 0; its colour comes from the ground's surfaces."""
     half = extent / 2
-    corners = np.array([[-half, -half], [half, -half], [half, half], [-half, half]]) + middle
+    corners = middle + half * np.array([[-1.0, -1], [1, -1], [1, 1], [-1, 1]])
     vertices = np.concatenate([corners, np.zeros((4, 1))], 1)
     faces = np.array([[0, 1, 2], [0, 2, 3]])
     return Mesh(vertices, faces, np.full((2, 3), 0.5), np.full(2, 0.2), np.zeros(2, np.int64))

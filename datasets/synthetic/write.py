@@ -90,8 +90,9 @@ def synthesize(
         raise ValueError(f"{root} is not empty; give a new folder")
     version, names = scene_names(scenes)
     _make_folders(root, version)
+    width, height = image_size
     jobs = [
-        SceneJob(root, version, name, number, location, middle, seed, frames, tuple(image_size),
+        SceneJob(root, version, name, number, location, middle, seed, frames, (width, height),
                  camera_sweeps)
         for number, (name, (location, middle)) in enumerate(zip(names, place_scenes(scenes)))
     ]  # fmt: skip

@@ -13,7 +13,6 @@ def index(root: Path, version: str = "v1.0-trainval", num_sweeps: int = 10) -> N
         version: the tables' folder: v1.0-trainval, v1.0-mini or v1.0-test.
         num_sweeps: previous LiDAR sweeps to keep per key frame, at most.
     """
-    from ...datasets.nuscenes.index import FrameIndex, build_index
+    from ...datasets.nuscenes.index import build_index
 
-    path = build_index(root, version, num_sweeps=num_sweeps)
-    print(f"{path}: {len(FrameIndex.open(root, version))} key frames")
+    build_index(root, version, num_sweeps=num_sweeps, progress=print)

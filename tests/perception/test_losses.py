@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bevstack.perception.losses import (
+    dice_loss,
     gaussian_focal_loss,
     masked_l1,
     mean_over_processes,
@@ -50,3 +51,15 @@ def test_unknown_targets_have_no_loss_and_no_gradient():
 def test_count_is_at_least_one():
     assert mean_over_processes(torch.tensor(0)) == 1
     assert mean_over_processes(torch.tensor(7)) == 7
+
+
+def test_dice_loss_is_its_formula_and_rewards_overlap():
+    logits = torch.randn(2, 3, 5, 4, dtype=torch.float64)
+    target = torch.rand(2, 3, 5, 4) > 0.7
+    p, t = logits.sigmoid(), target.double()
+    overlap = (p * t).sum((2, 3))
+    expected = 1 - (2 * overlap + 1) / ((p**2).sum((2, 3)) + t.sum((2, 3)) + 1)
+    torch.testing.assert_close(dice_loss(logits, target).double(), expected, atol=1e-6, rtol=1e-6)
+    sure = (2 * target.float() - 1) * 30
+    assert dice_loss(sure, target).max() < 1e-6
+    assert dice_loss(-sure, target).min() > 0.5
