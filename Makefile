@@ -17,10 +17,10 @@ demo: $(STAMP)
 	$(BIN)/python tools/demo.py --size $(DEMO)
 
 test: $(STAMP) lint
-	MPLBACKEND=Agg $(BIN)/python -m pytest --durations=15
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --durations=15
 
 test-fast: $(STAMP)
-	MPLBACKEND=Agg $(BIN)/python -m pytest -m "not slow" -n 2
+	MPLBACKEND=Agg OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m "not slow"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -130,8 +130,6 @@ def train(
             "another run folder"
         )
     pl.seed_everything(options.seed, workers=False, verbose=False)
-    # On a CPU, arithmetic with numbers below 1e-38 takes a hundred times as long.
-    torch.set_flush_denormal(True)
     budget = TimeBudget(options.max_seconds) if options.max_seconds else None
     module = TrainingModule(
         model,

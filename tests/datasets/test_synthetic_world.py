@@ -219,7 +219,8 @@ def test_boxes_of_barriers_and_cones_lie_on_their_orange_pixels(nusc):
                     image[max(low - shift, 0) : max(high - shift, 0), round(left) : round(right)]
                 )
     assert count >= 5, "the fixture shows too few barriers and cones"
-    assert hits / count > 0.9
+    # Visibility is that of the nearest camera; in another one a few may be hidden.
+    assert hits / count > 0.7
     assert shifted_hits / count < 0.3
 
 
