@@ -1,6 +1,6 @@
-"""Does fusion help? Train fusion, LiDAR-only and camera-only on the same data and budget.
+"""Does fusion help? Train fusion, LiDAR-only and camera-only on the same samples and steps.
 
-    python tools/compare_sensors.py --root runs/demo/world --seconds 300
+    python tools/compare_sensors.py --root runs/demo/world --steps 600
 
 The world is that of `make demo`. Writes docs/results/sensors.json and sensors.md.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -37,7 +38,8 @@ def train_and_evaluate(overlay: str | None, options: argparse.Namespace, folder:
     shutil.rmtree(folder, ignore_errors=True)
     configs = ["--config", BASE, *(["--config", overlay] if overlay else [])]
     run("train", *configs, "--data.root", options.root, "--data.version", options.version,
-        "--training.max_seconds", options.seconds, "--run_folder", folder)  # fmt: skip
+        "--training.max_seconds", "null", "--training.max_steps", options.steps,
+        "--run_folder", folder)  # fmt: skip
     run("evaluate", folder)
     return json.loads((folder / "evaluation" / "metrics.json").read_text())
 
@@ -58,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Does fusion help?")
     parser.add_argument("--root", default="runs/demo/world")
     parser.add_argument("--version", default="v1.0-trainval")
-    parser.add_argument("--seconds", type=int, default=300, help="training budget of each")
+    parser.add_argument("--steps", type=int, default=600, help="optimizer steps of each training")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     options = parser.parse_args()
     results = {
@@ -71,18 +73,18 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
     provenance = {
-        "command": f"python tools/compare_sensors.py --seconds {options.seconds}",
+        "command": f"python tools/compare_sensors.py --steps {options.steps}",
         "commit": commit,
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, CPU only, 2 cores",
-        "seconds": options.seconds,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "steps": options.steps,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     content = {**provenance, "results": results}
     (options.out / "sensors.json").write_text(json.dumps(content, indent=2) + "\n")
     note = (
-        f"Same synthetic world, same {options.seconds} s of training each on two CPU cores; scenes "
-        f"not trained on. Commit {commit}, {provenance['date']}: `{provenance['command']}`"
+        f"Same synthetic world, same {options.steps} steps of two samples each; scenes not "
+        f"trained on. Commit {commit}, {provenance['date']}: `{provenance['command']}`"
     )
     (options.out / "sensors.md").write_text(f"{table(results)}\n\n{note}\n")
     print(table(results))

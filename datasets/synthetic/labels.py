@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,22 +44,23 @@ def label_agents(world: World, snapshot: Snapshot, time: float, cloud: NDArray) 
     visibility = _visibility(world, snapshot, ego, near)
     labels = []
     for (index, center, yaw), seen in zip(near, visibility):
-        count = int(points_in_box(cloud, center, world.agents[index].shape.size, yaw).sum())
+        count = int(count_points_in_box(cloud, center, world.agents[index].shape.size, yaw))
         labels.append(BoxLabel(index, center, yaw, count, seen))
     return labels
 
 
-def points_in_box(points: NDArray, center: NDArray, size: NDArray, yaw: float) -> NDArray[np.bool_]:
-    """(P,) which of the (P, 3) points lie in the box, its surface included."""
+@numba.njit(cache=True)
+def count_points_in_box(points, center, size, yaw):
+    """How many of the (P, 3) points lie in the box, its surface included."""
     reach = np.hypot(size[0], size[1]) / 2
-    close = (np.abs(points[:, :2] - center[:2]) <= reach).all(1)
-    offset = points[close] - center
-    along = offset[:, 0] * np.cos(yaw) + offset[:, 1] * np.sin(yaw)
-    across = -offset[:, 0] * np.sin(yaw) + offset[:, 1] * np.cos(yaw)
-    local = np.abs(np.stack([along, across, offset[:, 2]], 1))
-    inside = np.zeros(len(points), bool)
-    inside[close] = (local <= size / 2).all(1)
-    return inside
+    cos, sin, count = np.cos(yaw), np.sin(yaw), 0
+    for i in range(len(points)):
+        x, y = points[i, 0] - center[0], points[i, 1] - center[1]
+        if abs(x) > reach or abs(y) > reach or abs(points[i, 2] - center[2]) > size[2] / 2:
+            continue
+        if abs(x * cos + y * sin) <= size[0] / 2 and abs(y * cos - x * sin) <= size[1] / 2:
+            count += 1
+    return count
 
 
 # Where lines of sight aim: a grid in the box, a little inside its surface.
