@@ -33,7 +33,7 @@ class Size:
 
 
 SIZES = {
-    "full": Size(48, 8, "400,225", 460, "v1.0-trainval"),
+    "full": Size(50, 8, "400,225", 460, "v1.0-trainval"),
     "smoke": Size(4, 3, "400,225", 30, "v1.0-mini"),
 }
 
