@@ -42,6 +42,11 @@ class Mesh:
         joined = {name: np.concatenate([getattr(m, name) for m in meshes]) for name in others}
         return Mesh(faces=faces, **joined)
 
+    def part(self, faces: NDArray) -> Mesh:
+        """Only the faces selected by an index array."""
+        chosen = self.faces[faces], self.color[faces], self.reflectivity[faces], self.texture[faces]
+        return Mesh(self.vertices, *chosen)
+
     def moved(self, rotation: NDArray, translation: ArrayLike) -> Mesh:
         """The mesh turned by (3, 3) and moved by (3,)."""
         vertices = self.vertices @ np.asarray(rotation).T + np.asarray(translation)

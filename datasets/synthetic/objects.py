@@ -8,7 +8,6 @@ grey bollard.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -247,6 +246,3 @@ def bicycle_rack(rng: np.random.Generator) -> Shape:
         for i in range(count)
     ]
     return Shape("static_object.bicycle_rack", size, Mesh.join(bars))
-
-
-Builder = Callable[[np.random.Generator], Shape]

@@ -49,12 +49,9 @@ class OccupancyMaker:
         self.stage, self.spacing = stage, spacing
         self.agent_class = [occupancy_class(a.shape.category) for a in stage.world.agents]
         scenery = [occupancy_class(c) for c in stage.scenery_categories]
-        points, face = [], []
         mesh, owner = stage.fixed.mesh, stage.fixed.owner
         solid = np.flatnonzero(owner != GROUND)
-        chosen = type(mesh)(mesh.vertices, mesh.faces[solid], mesh.color[solid],
-                            mesh.reflectivity[solid], mesh.texture[solid])  # fmt: skip
-        points, face = sample_surface(chosen, spacing)
+        points, face = sample_surface(mesh.part(solid), spacing)
         low = points[:, 2] < LOW[2] + SHAPE[2] * VOXEL
         self.points, self.owner = points[low] + stage.origin, owner[solid][face[low]]
         self.label = self._labels(self.owner, scenery)
@@ -84,10 +81,7 @@ class OccupancyMaker:
         _mark(semantics, apply(ego_from_global, self.points), self.label)
         moving = snapshot.moving
         agents = np.flatnonzero(moving.owner >= 0)
-        mesh = type(moving.mesh)(moving.mesh.vertices, moving.mesh.faces[agents],
-                                 moving.mesh.color[agents], moving.mesh.reflectivity[agents],
-                                 moving.mesh.texture[agents])  # fmt: skip
-        points, face = sample_surface(mesh, self.spacing)
+        points, face = sample_surface(moving.mesh.part(agents), self.spacing)
         label = np.array([*self.agent_class, 0], np.uint8)[moving.owner[agents][face]]
         _mark(semantics, apply(ego_from_global, points + self.stage.origin), label)
         lidar = self._observed(lidar_rays, ego_from_global)
@@ -97,7 +91,7 @@ class OccupancyMaker:
 
     def _fill_ground(self, semantics: NDArray, ego_from_global: NDArray) -> None:
         # The ego frame stands on the ground, which is flat: one layer of voxels.
-        layer = int((0.0 - LOW[2]) / VOXEL)
+        layer = int(np.floor((0.0 - LOW[2]) / VOXEL))
         cells = np.stack(np.meshgrid(np.arange(200), np.arange(200), indexing="ij"), -1) + 0.5
         xy = cells * VOXEL + LOW[:2]
         there = np.concatenate([xy, np.zeros((200, 200, 1))], -1)
