@@ -65,9 +65,9 @@ class FusionModel(nn.Module):
                     f"model.heads.{task} is a {type(head).__name__}; name it {head.task!r}"
                 )
         self.task_weights = dict(task_weights or {})
-        if unknown := set(self.task_weights) - set(self.heads) - {"depth"}:
+        if unknown := set(self.task_weights) - set(self.heads) - {"camera"}:
             raise ValueError(
-                f"task_weights names {sorted(unknown)}; the tasks are {[*self.heads, 'depth']}"
+                f"task_weights names {sorted(unknown)}; the tasks are {[*self.heads, 'camera']}"
             )
         # Convolutions on CPU and tensor cores are fastest with channels last.
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -85,23 +85,23 @@ class FusionModel(nn.Module):
             use_lidar: the same for the points.
 
         Returns:
-            The output dataclass of every head by task; for training also "depth", the camera
-            branch's ``DepthOutput``, if it has a depth loss.
+            The output dataclass of every head by task, and under "camera" what the camera branch
+            predicts beside its map, where it has an image.
         """
         seen = withhold(batch, use_camera, use_lidar)
-        camera, depth = self.camera(seen) if self.camera is not None else (None, None)
+        camera, perspective = self.camera(seen) if self.camera is not None else (None, None)
         lidar = self.lidar(seen) if self.lidar is not None else None
         bev = self.backbone(self.fuser(camera, lidar))
         outputs: dict[str, Any] = {task: head(bev) for task, head in self.heads.items()}
-        if self.camera is not None and self.camera.depth_loss_weight and depth is not None:
-            outputs["depth"] = depth
+        if perspective is not None:
+            outputs["camera"] = perspective
         return outputs
 
     def loss(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
         """Loss terms by "task/term", not yet weighted by task."""
         terms = {}
         for task, output in outputs.items():
-            owner: Any = self.camera if task == "depth" else self.heads[task]
+            owner: Any = self.camera if task == "camera" else self.heads[task]
             for name, value in owner.loss(output, batch).items():
                 terms[f"{task}/{name}"] = value
         return terms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,20 @@ from ...kernels.grid import BEVGrid
 from ..layers import absent_map, full_precision, zero_where_absent
 from .fpn import FPN
 from .image_backbone import ImageBackbone
+from .image_semantics import ImageSemantics
+from .lidar_depth import nearest_depth
 from .lift_splat import DepthOutput, LiftSplat
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class CameraOutput:
+    """What the camera branch predicts beside its map; losses read it."""
+
+    depth: DepthOutput
+    semantics: Tensor | None  # (N, K, H, W) logits; None outside training
 
 
 class CameraEncoder(nn.Module):
@@ -28,6 +39,7 @@ class CameraEncoder(nn.Module):
         lift: view transform, made from the pyramid's channels and the grid.
         depth_loss_weight: weight of the cross-entropy between predicted depth and LiDAR's; the
             points are needed in training only. 0 turns it off.
+        semantics: perspective supervision, made from the pyramid's channels; null for none.
     """
 
     mean: Tensor
@@ -40,6 +52,7 @@ class CameraEncoder(nn.Module):
         fpn: Callable[[Sequence[int]], FPN],
         lift: Callable[[int, BEVGrid], LiftSplat],
         depth_loss_weight: float = 0.0,
+        semantics: Callable[[int], ImageSemantics] | None = None,
     ):
         super().__init__()
         self.grid = grid
@@ -47,16 +60,17 @@ class CameraEncoder(nn.Module):
         self.fpn = fpn(backbone.out_channels)
         self.lift = lift(self.fpn.out_channels, grid)
         self.depth_loss_weight = depth_loss_weight
+        self.semantics = semantics(self.fpn.out_channels) if semantics is not None else None
         self.out_channels = self.lift.out_channels
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, DepthOutput | None]:
+    def forward(self, batch: Batch) -> tuple[Tensor, CameraOutput | None]:
         """Encode the images of a batch.
 
         Returns:
-            (B, out_channels, *grid.shape), zero for a sample without images, and the predicted
-            depth, None where the batch has no image at all.
+            (B, out_channels, *grid.shape), zero for a sample without images, and what the losses
+            need, None where the batch has no image at all.
         """
         if len(batch.images) == 0:
             return absent_map(self, batch.size, (self.out_channels, *self.grid.shape)), None
@@ -72,14 +86,28 @@ class CameraEncoder(nn.Module):
             batch.points,
             batch.point_sample,
         )
-        return zero_where_absent(bev, batch.image_sample), depth
+        taught = self.semantics is not None and self.training
+        semantics = self.semantics(features) if self.semantics is not None and taught else None
+        return zero_where_absent(bev, batch.image_sample), CameraOutput(depth, semantics)
 
-    def loss(self, output: DepthOutput, batch: Batch) -> dict[str, Tensor]:
-        """The weighted depth loss; empty if it is turned off."""
-        if not self.depth_loss_weight:
+    def loss(self, output: CameraOutput, batch: Batch) -> dict[str, Tensor]:
+        """The weighted losses of depth and semantics, of those that are turned on.
+
+        LiDAR is the teacher, of a model without LiDAR too.
+        """
+        if not self.depth_loss_weight and output.semantics is None:
             return {}
-        loss = self.lift.depth_loss(output, batch.points, batch.point_sample)
-        return {"cross_entropy": self.depth_loss_weight * loss}
+        seen = output.depth
+        calibration, size = (seen.bev_from_image, seen.image_sample), seen.logits.shape[-2:]
+        depth = seen.measured
+        if depth is None:
+            depth = nearest_depth(batch.points, batch.point_sample, *calibration, size)
+        terms = {}
+        if self.depth_loss_weight:
+            terms["depth"] = self.depth_loss_weight * self.lift.depth_loss(seen, depth)
+        if self.semantics is not None and output.semantics is not None:
+            terms["semantics"] = self.semantics.loss(output.semantics, depth, *calibration, batch)
+        return terms
 
     def _image_from_feature(self, device: torch.device) -> Tensor:
         """(4, 4) takes (u * d, v * d, d, 1) in feature pixels to the same in image pixels.

@@ -24,6 +24,7 @@ class DepthOutput:
     logits: Tensor  # (N, D, H, W)
     bev_from_image: Tensor  # (N, 4, 4) of these pixels
     image_sample: Tensor  # (N,)
+    measured: Tensor | None  # (N, H, W) metres by LiDAR, if the prediction was given it
 
 
 class LiftSplat(nn.Module):
@@ -109,11 +110,12 @@ class LiftSplat(nn.Module):
         Returns:
             The map (batch_size, C_out, *grid.shape) and the predicted depth.
         """
+        measured = None
         if self.lidar_depth is not None:
-            depth = nearest_depth(
+            measured = nearest_depth(
                 points, point_sample, bev_from_image, image_sample, features.shape[-2:]
             )
-            features = torch.cat([self.hint_net(self._encode(depth)), features], 1)
+            features = torch.cat([self.hint_net(self._encode(measured)), features], 1)
         split = [self.num_bins, self.out_channels]
         logits, context = self.depth_net(features).split(split, dim=1)
         # float32: in bfloat16 a softmax over 60 bins loses the small ones.
@@ -123,7 +125,7 @@ class LiftSplat(nn.Module):
         context = context.float().movedim(1, -1).contiguous()  # (N, H, W, C)
         pooled = bev_pool(depth.contiguous(), context, cell, num_cells)
         pooled = pooled.view(batch_size, *self.pool_grid.shape, -1).movedim(-1, 1)
-        return self.bev_net(pooled), DepthOutput(logits, bev_from_image, image_sample)
+        return self.bev_net(pooled), DepthOutput(logits, bev_from_image, image_sample, measured)
 
     @torch.no_grad()
     def frustum_cells(
@@ -152,12 +154,13 @@ class LiftSplat(nn.Module):
         pooled = (cell >= 0) & (z >= self.height_range[0]) & (z < self.height_range[1])
         return (cell + image_sample.view(-1, 1, 1, 1) * self.pool_grid.num_cells).where(pooled, -1)
 
-    def depth_loss(self, output: DepthOutput, points: Tensor, point_sample: Tensor) -> Tensor:
-        """Cross-entropy of the predicted depth, mean over the pixels with a LiDAR point."""
-        size = output.logits.shape[-2:]
-        depth = nearest_depth(
-            points, point_sample, output.bev_from_image, output.image_sample, size
-        )
+    def depth_loss(self, output: DepthOutput, depth: Tensor) -> Tensor:
+        """Cross-entropy of the predicted depth, mean over the pixels with a LiDAR point.
+
+        Args:
+            output: what :meth:`forward` gave.
+            depth: (N, H, W) metres from ``nearest_depth``.
+        """
         target = self._bins(depth)
         total = F.cross_entropy(output.logits.float(), target, ignore_index=-1, reduction="sum")
         return total / mean_over_processes((target >= 0).sum())

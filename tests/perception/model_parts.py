@@ -22,7 +22,9 @@ MAP_GRID = BEVGrid((-10.0, 10.0), (-8.0, 8.0), 0.5)  # 40 x 32 cells
 IMAGE_SIZE = (48, 96)  # rows, columns
 
 
-def make_model(camera=True, lidar=True, heads=("detection", "map"), **lift) -> FusionModel:
+def make_model(
+    camera=True, lidar=True, heads=("detection", "map"), semantics=None, **lift
+) -> FusionModel:
     torch.manual_seed(0)
     parts = {
         "camera": partial(
@@ -31,6 +33,7 @@ def make_model(camera=True, lidar=True, heads=("detection", "map"), **lift) -> F
             fpn=partial(FPN, out_channels=16),
             lift=partial(LiftSplat, out_channels=8, depth_range=(1.0, 21.0), **lift),
             depth_loss_weight=1.0,
+            semantics=semantics,
         ),
         "lidar": partial(PillarEncoder, pillar_size=0.4, channels=8, out_channels=16),
     }

@@ -1,5 +1,6 @@
 """Encoders: geometry against numpy, and whatever may be missing."""
 
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -8,10 +9,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_parts import GRID, bev_from_image, make_batch, make_model
+from model_parts import GRID, MAP_GRID, bev_from_image, make_batch, make_model
 
+from bevstack.datasets.batch import BoxTargets
 from bevstack.kernels.grid import BEVGrid
 from bevstack.perception.encoders import FPN, LiftSplat, PillarEncoder, ResNet, Swin
+from bevstack.perception.encoders.image_semantics import (
+    ImageSemantics,
+    labels_of_boxes,
+    labels_of_map,
+    seen_positions,
+)
 from bevstack.perception.encoders.lidar_depth import depth_bins, nearest_depth
 
 
@@ -209,8 +217,8 @@ def test_lidar_depth_reaches_the_camera_map_and_may_be_missing(encoding):
 def test_depth_loss_is_the_cross_entropy_of_seen_pixels():
     model = make_model(lidar=False)
     batch = make_batch()
-    output = model(batch)["depth"]
-    loss = model.camera.loss(output, batch)["cross_entropy"]
+    perspective = model(batch)["camera"]
+    loss, output = model.camera.loss(perspective, batch)["depth"], perspective.depth
     depth = reference_depth(
         batch.points, batch.point_sample, output.bev_from_image, output.image_sample, (6, 12)
     )
@@ -221,6 +229,57 @@ def test_depth_loss_is_the_cross_entropy_of_seen_pixels():
         if 1 <= depth[n, i, j] < 21
     ]
     torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_semantics_label_pixels_by_the_box_and_the_map_at_their_depth():
+    boxes = BoxTargets(
+        center=torch.tensor([[10.0, 0.0, 1.0]]),
+        size=torch.tensor([[4.0, 2.0, 2.0]]),
+        yaw=torch.tensor([math.pi / 2]),
+        velocity=torch.zeros(1, 2),
+        label=torch.tensor([3]),
+        attribute=torch.tensor([-1]),
+        sample=torch.tensor([0]),
+    )
+    # Turned by 90 degrees it spans 9..11 m in x and -2..2 m in y.
+    position = torch.tensor([[9.1, 1.9, 1.0], [10.0, 2.5, 1.0], [11.9, 0.0, 1.0], [10.0, 0.0, 2.5]])
+    in_box = labels_of_boxes(position, torch.zeros(4, dtype=torch.long), boxes)
+    assert in_box.nonzero().tolist() == [[0, 3]]
+    other_sample = labels_of_boxes(position, torch.ones(4, dtype=torch.long), boxes)
+    assert not other_sample.any()
+
+    masks = torch.zeros(1, 6, *MAP_GRID.shape, dtype=torch.bool)
+    masks[0, 2, 30, 18] = True  # 5.0..5.5 m, 1.0..1.5 m
+    position = torch.tensor([[5.1, 1.1, 0.0], [5.1, 1.1, 0.0], [50.0, 1.0, 0.0], [-5.0, 1.0, 0.0]])
+    ground = torch.tensor([True, False, True, True])
+    layers = labels_of_map(position, torch.zeros(4, dtype=torch.long), masks, MAP_GRID, ground)
+    assert layers.nonzero().tolist() == [[0, 2]]
+
+
+def test_seen_positions_invert_the_projection():
+    batch = make_batch(size=2)
+    depth = torch.full((len(batch.bev_from_image), 4, 5), torch.inf)
+    depth[1, 2, 3], depth[-1, 0, 0] = 7.0, 11.0
+    position, sample, known = seen_positions(depth, batch.bev_from_image, batch.image_sample)
+    assert known.sum() == 2
+    assert sample.tolist() == [0, 1]
+    for p, image, pixel in ((position[0], 1, (3, 2, 7.0)), (position[1], -1, (0, 0, 11.0))):
+        u, v, d = pixel
+        want = batch.bev_from_image[image] @ torch.tensor([u * d, v * d, d, 1.0])
+        torch.testing.assert_close(p, want[:3], rtol=1e-5, atol=1e-5)
+
+
+def test_semantics_teach_in_training_only():
+    batch = make_batch()
+    model = make_model(lidar=False, semantics=partial(ImageSemantics, map_grid=MAP_GRID))
+    assert model.camera.eval()(batch)[1].semantics is None
+    model.train()
+    terms = model.loss(model(batch), batch)
+    terms["camera/semantics"].backward()
+    assert model.camera.semantics.classify.weight.grad.abs().sum() > 0
+    assert next(model.camera.backbone.parameters()).grad.abs().sum() > 0
+    blind = replace(batch, points=batch.points[:0], point_sample=batch.point_sample[:0])
+    assert model.loss(model(blind), blind)["camera/semantics"] == 0
 
 
 # --- pillars --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ SENSORS = [(True, True), (True, False), (False, True)]
 
 
 def flat(outputs) -> list[torch.Tensor]:
-    return [tensor for output in outputs.values() for tensor in vars(output).values()]
+    return [tensor for output in heads_only(outputs).values() for tensor in vars(output).values()]
 
 
 def assert_same(first, second, tolerance=0.0):
@@ -40,7 +40,7 @@ def without(batch, camera=True, lidar=True):
 
 
 def heads_only(outputs):
-    return {task: output for task, output in outputs.items() if task != "depth"}
+    return {task: output for task, output in outputs.items() if task != "camera"}
 
 
 def train_step(model, batch, **use):
@@ -141,20 +141,20 @@ def test_bfloat16_autocast_keeps_geometry_exact():
     model = make_model(lidar_depth="one_hot")
     batch = make_batch()
     with torch.no_grad():
-        full = model(batch)["depth"].bev_from_image
+        full = model(batch)["camera"].depth.bev_from_image
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(batch)
         terms = model.loss(outputs, batch)
-    assert torch.equal(outputs["depth"].bev_from_image, full)
+    assert torch.equal(outputs["camera"].depth.bev_from_image, full)
     model.total_loss(terms).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_total_weighs_tasks():
     model = make_model()
-    model.task_weights = {"map": 3.0, "depth": 0.0}
+    model.task_weights = {"map": 3.0, "camera": 0.0}
     terms = {"detection/a": torch.tensor(1.0), "map/b": torch.tensor(2.0)}
-    assert model.total_loss(terms | {"depth/c": torch.tensor(5.0)}) == 7
+    assert model.total_loss(terms | {"camera/c": torch.tensor(5.0)}) == 7
 
 
 def test_contradictions_are_refused_by_the_constructor():

@@ -1,0 +1,111 @@
+"""Perspective supervision: image features learn what they show before any BEV loss reaches them.
+
+LiDAR tells how far a pixel looks, so the boxes and the map, given in the BEV frame, say what it
+sees: labels that cost nothing. BEVFormer v2 (Yang et al., CVPR 2023) found that image backbones
+need such a loss of their own; its labels are boxes projected into the image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...datasets.batch import Batch, BoxTargets
+from ...datasets.nuscenes.classes import DETECTION_CLASSES, MAP_CLASSES
+from ...kernels.grid import BEVGrid
+from ..layers import full_precision, output_conv
+from ..losses import mean_over_processes, sigmoid_focal_loss
+
+# A feature pixel's centre is up to half a pixel beside the LiDAR return: metres on every side.
+BOX_MARGIN = 0.2
+# Above this height in the BEV frame, whose zero is under the wheels, a return is not the ground.
+GROUND_HEIGHT = 0.4
+
+
+class ImageSemantics(nn.Module):
+    """Predicts detection classes and map layers of image pixels; used in training only.
+
+    Args:
+        in_channels: channels of the image features.
+        map_grid: the grid of the map labels; null teaches boxes only.
+        weight: weight of the loss.
+    """
+
+    def __init__(self, in_channels: int, map_grid: BEVGrid | None = None, weight: float = 1.0):
+        super().__init__()
+        self.map_grid, self.weight = map_grid, weight
+        classes = len(DETECTION_CLASSES) + (len(MAP_CLASSES) if map_grid else 0)
+        self.classify = output_conv(in_channels, classes, -math.log(9.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C_in, H, W) to logits (N, K, H, W)."""
+        return self.classify(features)
+
+    def loss(
+        self, logits: Tensor, depth: Tensor, bev_from_image: Tensor, sample: Tensor, batch: Batch
+    ) -> Tensor:
+        """Focal loss summed over classes, mean over the pixels with a LiDAR return.
+
+        Args:
+            logits: (N, K, H, W) of the images that the model saw.
+            depth: (N, H, W) metres along the optical axis, infinite where unknown.
+            bev_from_image: (N, 4, 4) of these pixels.
+            sample: (N,) which sample an image belongs to.
+            batch: gives boxes and map masks.
+        """
+        position, pixel_sample, known = seen_positions(depth, bev_from_image, sample)
+        in_box = labels_of_boxes(position, pixel_sample, batch.boxes)
+        targets, valid = [in_box], [batch.box_valid[pixel_sample, None].expand_as(in_box)]
+        if self.map_grid is not None and batch.map_masks is not None:
+            ground = (position[:, 2] < GROUND_HEIGHT) & ~in_box.any(1)
+            targets.append(
+                labels_of_map(position, pixel_sample, batch.map_masks, self.map_grid, ground)
+            )
+            valid.append(batch.map_valid[pixel_sample, None].expand_as(targets[1]))
+        elif self.map_grid is not None:
+            logits = logits[:, : len(DETECTION_CLASSES)]
+        rows = logits.movedim(1, -1)[known]  # (Q, K)
+        loss = sigmoid_focal_loss(rows, torch.cat(targets, 1)) * torch.cat(valid, 1)
+        return self.weight * loss.sum() / mean_over_processes(known.sum())
+
+
+def seen_positions(
+    depth: Tensor, bev_from_image: Tensor, sample: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the pixels with a known depth look.
+
+    Returns:
+        positions (Q, 3) in the BEV frame, sample (Q,) of each, and the mask (N, H, W) of them.
+    """
+    known = depth.isfinite()
+    image, row, column = known.nonzero(as_tuple=True)
+    d = depth[known]
+    with full_precision(depth):
+        ray = torch.stack([column * d, row * d, d, torch.ones_like(d)], 1)
+        position = torch.einsum("qij,qj->qi", bev_from_image[image, :3].float(), ray)
+    return position, sample[image], known
+
+
+def labels_of_boxes(position: Tensor, sample: Tensor, boxes: BoxTargets) -> Tensor:
+    """(Q, K) bool: is the position inside a box of that class, in its sample?"""
+    offset = position[:, None] - boxes.center[None]  # (Q, M, 3)
+    cos, sin = boxes.yaw.cos(), boxes.yaw.sin()
+    along = offset[..., 0] * cos + offset[..., 1] * sin
+    across = offset[..., 1] * cos - offset[..., 0] * sin
+    inside = sample[:, None] == boxes.sample
+    for distance, edge in zip((along, across, offset[..., 2]), boxes.size.unbind(1)):
+        inside &= distance.abs() <= edge / 2 + BOX_MARGIN
+    classes = torch.arange(len(DETECTION_CLASSES), device=position.device)
+    of_class = (boxes.label[:, None] == classes).float()  # (M, K)
+    return inside.float() @ of_class > 0
+
+
+def labels_of_map(
+    position: Tensor, sample: Tensor, masks: Tensor, grid: BEVGrid, ground: Tensor
+) -> Tensor:
+    """(Q, K) bool: the map layers under the positions; none off the grid or above the ground."""
+    cell = grid.flat_cell(position[:, 0], position[:, 1])
+    layers = masks.flatten(2).movedim(1, -1)[sample, cell.clamp(min=0)]
+    return layers & ((cell >= 0) & ground)[:, None]
