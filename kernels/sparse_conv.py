@@ -1,0 +1,221 @@
+"""Sparse convolution over a neighbour table.
+
+    out[u] = act(sum over k of features[rows[u, k]] @ weight[k] + bias + residual[u])
+
+V input voxels, U outputs, K kernel offsets. A neighbour that does not exist adds nothing. The
+kernel is not flipped, as in torch's convolutions. ``triton_sparse_conv.py`` holds the GPU kernels.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .neighbors import NeighborTable
+
+
+def sparse_conv_reference(
+    features: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """The definition: one gather and one matrix product, any device, any dtype.
+
+    It is also the form for export: in ONNX a Gather and a MatMul, with ``rows`` as an input.
+    """
+    padded = F.pad(features, (0, 0, 1, 0))  # row 0 stands for a neighbour that does not exist
+    gathered = padded.index_select(0, (rows + 1).flatten()).view(
+        -1, rows.shape[1] * features.shape[1]
+    )
+    out = gathered @ weight.flatten(0, -2)
+    if bias is not None:
+        out = out + bias
+    if residual is not None:
+        out = out + residual
+    return out.relu() if relu else out
+
+
+# --- CPU ------------------------------------------------------------------------------------------
+
+# Bytes of a gathered block: it shall stay in the cache until it is multiplied.
+BLOCK_BYTES = 1 << 20
+
+
+def sparse_conv_cpu(
+    features: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    order: Tensor,
+    mask: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Blocks of rows, gathered and multiplied by the BLAS."""
+    return sparse_conv_reference(features, weight, rows, bias, residual, relu)
+
+
+def sparse_conv_backward_cpu(
+    grad: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    order: Tensor,
+    mask: Tensor,
+    by_input: Tensor,
+    by_input_order: Tensor,
+    by_input_mask: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients to features and weight.
+
+    That to the features is a convolution too, from outputs to inputs; that to the weight is summed
+    over blocks of rows, in order.
+    """
+    grad_features = sparse_conv_cpu(
+        grad, weight.transpose(1, 2), by_input, by_input_order, by_input_mask
+    )
+    gathered = F.pad(features, (0, 0, 1, 0)).index_select(0, (rows + 1).flatten())
+    grad_weight = gathered.view(len(rows), -1).T @ grad
+    return grad_features, grad_weight.view(weight.shape)
+
+
+# --- torch.library --------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("bevstack::sparse_conv", mutates_args=(), device_types="cpu")
+def _sparse_conv(
+    features: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    order: Tensor,
+    mask: Tensor,
+    by_input: Tensor | None,
+    by_input_order: Tensor | None,
+    by_input_mask: Tensor | None,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """``by_input`` and its groups are for the gradient; None where none is wanted."""
+    return sparse_conv_cpu(features, weight, rows, order, mask, bias, residual, relu)
+
+
+@_sparse_conv.register_kernel("cuda")
+def _(features, weight, rows, order, mask, _by_input, _order, _mask, bias, residual, relu):
+    from .triton_sparse_conv import sparse_conv_triton
+
+    return sparse_conv_triton(features, weight, rows, order, mask, bias, residual, relu)
+
+
+@_sparse_conv.register_fake
+def _(features, weight, rows, order, mask, _by_input, _order, _mask, bias, residual, relu):
+    return features.new_empty(rows.shape[0], weight.shape[-1])
+
+
+@torch.library.custom_op("bevstack::sparse_conv_backward", mutates_args=(), device_types="cpu")
+def _sparse_conv_backward(
+    grad: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    order: Tensor,
+    mask: Tensor,
+    by_input: Tensor,
+    by_input_order: Tensor,
+    by_input_mask: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients to features and weight."""
+    return sparse_conv_backward_cpu(
+        grad, features, weight, rows, order, mask, by_input, by_input_order, by_input_mask
+    )
+
+
+@_sparse_conv_backward.register_kernel("cuda")
+def _(grad, features, weight, rows, order, mask, by_input, by_input_order, by_input_mask):
+    from .triton_sparse_conv import sparse_conv_backward_triton
+
+    return sparse_conv_backward_triton(
+        grad, features, weight, rows, order, mask, by_input, by_input_order, by_input_mask
+    )
+
+
+@_sparse_conv_backward.register_fake
+def _(grad, features, weight, *_):
+    return features.new_empty(features.shape), weight.new_empty(weight.shape)
+
+
+def _save_inputs(ctx, inputs, output) -> None:
+    features, weight, rows, order, mask, by_input, by_input_order, by_input_mask = inputs[:8]
+    bias, residual, relu = inputs[8:]
+    ctx.has_bias, ctx.has_residual = bias is not None, residual is not None
+    by_input = by_input, by_input_order, by_input_mask
+    ctx.save_for_backward(features, weight, rows, order, mask, *by_input, output if relu else None)
+
+
+def _backward(ctx, grad: Tensor):
+    *saved, output = ctx.saved_tensors
+    if output is not None:
+        grad = grad * (output > 0)
+    grad_bias = grad.sum(0) if ctx.has_bias else None
+    grad_residual = grad if ctx.has_residual else None
+    grads = _sparse_conv_backward(grad.contiguous(), *saved)
+    return *grads, None, None, None, None, None, None, grad_bias, grad_residual, None
+
+
+_sparse_conv.register_autograd(_backward, setup_context=_save_inputs)
+
+
+# --- Public ---------------------------------------------------------------------------------------
+
+
+def sparse_conv(
+    features: Tensor,
+    weight: Tensor,
+    table: NeighborTable,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Convolve sparse voxels; differentiable in features, weight, bias and residual.
+
+    Sums are in float32 (float64 for float64), in a fixed order: same input, same bits. Batch
+    normalisation after it is folded into weight and bias for inference.
+
+    Args:
+        features: (V, C_in) float.
+        weight: (kz, ky, kx, C_in, C_out), or (K, C_in, C_out), in the dtype of ``features``.
+        table: the neighbours, from ``neighbors``; its number of inputs is V.
+        bias: (C_out,), added to every output.
+        residual: (U, C_out), added to the outputs before the ReLU.
+        relu: cut off what is below zero.
+
+    Returns:
+        (U, C_out) in the dtype of ``features``.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+    kernel = weight.flatten(0, -3)  # (K, C_in, C_out)
+    expected = table.num_inputs, kernel.shape[1]
+    if kernel.shape[0] != table.rows.shape[1] or tuple(features.shape) != expected:
+        raise ValueError(
+            f"features {tuple(features.shape)} and weight {tuple(weight.shape)} do not fit to a "
+            f"table of {table.num_inputs} inputs and {table.rows.shape[1]} kernel offsets"
+        )
+    if residual is not None and residual.shape != (table.rows.shape[0], kernel.shape[2]):
+        raise ValueError(
+            f"the residual is {tuple(residual.shape)}, the output "
+            f"{(table.rows.shape[0], kernel.shape[2])}"
+        )
+    by_input = order = mask = None
+    if torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad):
+        by_input, (order, mask) = table.by_input, table.groups_by_input
+    return _sparse_conv(
+        *(features, kernel, table.rows, *table.groups),
+        *(by_input, order, mask, bias, residual),
+        relu,
+    )
