@@ -11,6 +11,14 @@ is 2 bits a cell, 2.7 MB for the largest of BEVFusion's (21 x 720 x 720): it sta
 where sorting the 8 candidates of each of 80,000 inputs makes several passes over 5 MB. The host
 waits once, for the number of outputs.
 
+A convolution then takes its outputs in blocks of ROWS slots and skips the offsets that nobody in
+the block has. So that this is most of them, outputs are sorted by which neighbours they have: as a
+Gray code, in which neighbours in the order differ in few digits, with the offsets far from the
+middle, which are the rare ones in LiDAR, as the first digits; and descending, so that the blocks
+with most work start first. Multiplied rows per real pair, blocks of 64, on the frame of 79,745
+voxels of CenterPoint's demo (the four levels of its encoder, counted on a CPU): 3.5, 1.8, 1.6 and
+1.5 in input order, 1.8, 1.3, 1.2 and 1.2 sorted by mask, 1.5, 1.2, 1.2 and 1.2 as it is done here.
+
 V input and U output voxels; kernel offsets count in C order of (kz, ky, kx), K in all. Block sizes
 are not tuned: no figure was measured on a GPU yet.
 """
@@ -275,8 +283,64 @@ def invert_kernel(
     tl.store(place, (pair // K).to(tl.int32), mask=row >= 0)
 
 
+# --- Grouping -------------------------------------------------------------------------------------
+
+
+@triton.jit
+def pattern_kernel(
+    rows_ptr,  # (U, K) int32
+    pattern_ptr,  # (U,) int32, the key to sort by
+    num_rows,
+    K,
+    BLOCK_U: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    row, offset = tl.program_id(0) * BLOCK_U + tl.arange(0, BLOCK_U), tl.arange(0, BLOCK_K)
+    place = rows_ptr + row.to(tl.int64)[:, None] * K + offset[None, :]
+    real = (row < num_rows)[:, None] & (offset < K)[None, :]
+    exists = tl.load(place, mask=real, other=-1) >= 0
+    middle = (K - 1) // 2
+    digit = tl.where(offset > middle, 2 * (offset - middle) - 1, 2 * (middle - offset))
+    # With more offsets than digits some share one; the order is no more than a hint.
+    code = tl.xor_sum(exists.to(tl.int32) << (digit % 31)[None, :], axis=1)
+    for shift in tl.static_range(5):  # the rank of a Gray code: each digit plus all before it
+        code = code ^ (code >> (1 << shift))
+    tl.store(pattern_ptr + row, code, mask=row < num_rows)
+
+
+@triton.jit
+def arrange_kernel(
+    rows_ptr,  # (U, K) int32
+    sorted_ptr,  # (U,) int64 outputs in order of their patterns
+    slots_ptr,  # (1 + K, S) int32
+    masks_ptr,  # (S // ROWS, words) int32
+    num_rows,
+    num_slots,
+    K,
+    ROWS: tl.constexpr,
+):
+    block = tl.program_id(0)
+    slot = block * ROWS + tl.arange(0, ROWS)
+    row = tl.load(sorted_ptr + slot, mask=slot < num_rows, other=-1)
+    tl.store(slots_ptr + slot, row.to(tl.int32))
+    digit = tl.arange(0, 32)
+    for low in range(0, K, 32):
+        offset = low + digit
+        source = tl.load(
+            rows_ptr + row[:, None] * K + offset[None, :],
+            mask=(row >= 0)[:, None] & (offset < K)[None, :],
+            other=-1,
+        )
+        place = slots_ptr + (1 + offset).to(tl.int64)[None, :] * num_slots + slot[:, None]
+        tl.store(place, source, mask=(offset < K)[None, :] & (slot >= 0)[:, None])
+        occurs = tl.max((source >= 0).to(tl.int32), axis=0)
+        mask = tl.xor_sum(occurs << digit, axis=0)
+        tl.store(masks_ptr + block * tl.cdiv(K, 32) + low // 32, mask)
+
+
 # --- Launchers ------------------------------------------------------------------------------------
 
+ROWS = 64  # output rows of a block; with 128 a fifth more is multiplied
 INSERT_BLOCK = 256  # a lane for each of 4 x 64 threads: none does a compare-and-swap twice
 FLAT_BLOCK = 1024
 
@@ -285,6 +349,12 @@ def blocks_of(num_offsets: int) -> dict[str, int]:
     """Block sizes for a number of kernel offsets, 256 pairs at a time; not tuned yet."""
     block = triton.next_power_of_2(num_offsets)
     return {"BLOCK_V": max(256 // block, 1), "BLOCK_K": block}
+
+
+def pattern_blocks(num_offsets: int) -> dict[str, int]:
+    """The same for the patterns, 1,024 pairs at a time."""
+    block = triton.next_power_of_2(num_offsets)
+    return {"BLOCK_U": max(1024 // block, 1), "BLOCK_K": block}
 
 
 def submanifold_rows(
@@ -379,3 +449,30 @@ def invert_rows(rows: Tensor, num_inputs: int) -> Tensor:
                 rows.contiguous(), by_input, rows.numel(), K, BLOCK=FLAT_BLOCK
             )
     return by_input
+
+
+def group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs in order of which neighbours they have.
+
+    Args:
+        rows: (U, K) int32, the input row under each offset, -1 where there is none.
+
+    Returns:
+        Slots (1 + K, S) int32, S being U rounded up to whole blocks of ROWS: the output row, and
+        under it the input row at each offset, -1 where there is none. Masks (S // ROWS, words)
+        int32, ``words`` being K / 32 rounded up: bit k says whether offset k occurs in the block.
+    """
+    U, K = rows.shape
+    num_slots, num_words = triton.cdiv(U, ROWS) * ROWS, triton.cdiv(K, 32)
+    slots = rows.new_empty(1 + K, num_slots)
+    masks = rows.new_empty(num_slots // ROWS, num_words)
+    if U == 0:
+        return slots, masks
+    rows, blocks = rows.contiguous(), pattern_blocks(K)
+    pattern = rows.new_empty(U)
+    with torch.cuda.device_of(rows):
+        programs = (triton.cdiv(U, blocks["BLOCK_U"]),)
+        pattern_kernel[programs](rows, pattern, U, K, **blocks)
+        order = pattern.sort(descending=True, stable=True).indices  # stable: same bits every time
+        arrange_kernel[(num_slots // ROWS,)](rows, order, slots, masks, U, num_slots, K, ROWS=ROWS)
+    return slots, masks

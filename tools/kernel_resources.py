@@ -11,15 +11,24 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
+import torch
 import triton
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bevstack.kernels import triton_bev_pool, triton_voxelize
+from bevstack.kernels import (
+    triton_bev_pool,
+    triton_neighbors,
+    triton_sparse_conv,
+    triton_voxelize,
+)
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -33,18 +42,58 @@ POOL = {**triton_bev_pool.POOL_BLOCKS, "BLOCK_C": triton_bev_pool.channel_block(
 BACKWARD = {**triton_bev_pool.BACKWARD_BLOCKS, "BLOCK_C": POOL["BLOCK_C"], "DOT_TYPE": None}
 DEPTH_GRAD = {**BACKWARD, "BLOCK_C": triton_bev_pool.DEPTH_GRAD_CHANNELS}
 POINTS = triton_voxelize.blocks_of(5)
-KERNELS = {
+OFFSETS = triton_neighbors.blocks_of(27)
+GROUPS = triton_neighbors.pattern_blocks(27)
+FLAT = {"BLOCK": triton_neighbors.FLAT_BLOCK}
+
+
+def conv(channels: int, blocks: Callable[[int, int, torch.dtype], dict]) -> Callable:
+    """Constants of a sparse convolution, as a function of the dtype: its blocks follow from it."""
+    epilogue = {"RELU": True, "DOT_TYPE": None, "PRECISION": "ieee"}
+    return lambda dtype: {**blocks(channels, channels, dtype), **epilogue}
+
+
+KERNELS: dict[str, tuple[Any, Any]] = {
     "pool": (triton_bev_pool.pool_kernel, POOL),
     "features_grad": (triton_bev_pool.features_grad_kernel, BACKWARD),
     "depth_grad": (triton_bev_pool.depth_grad_kernel, DEPTH_GRAD),
     "voxel_mean": (triton_voxelize.mean_kernel, POINTS),
     "voxel_max": (triton_voxelize.max_kernel, POINTS),
+    "insert": (triton_neighbors.insert_kernel, {"BLOCK_V": triton_neighbors.INSERT_BLOCK}),
+    "lookup": (triton_neighbors.lookup_kernel, OFFSETS),
+    "mark": (triton_neighbors.mark_kernel, OFFSETS),
+    "count": (triton_neighbors.count_kernel, FLAT),
+    "link": (triton_neighbors.link_kernel, OFFSETS),
+    "invert": (triton_neighbors.invert_kernel, FLAT),
+    "pattern": (triton_neighbors.pattern_kernel, GROUPS),
+    "arrange": (triton_neighbors.arrange_kernel, {"ROWS": triton_neighbors.ROWS}),
+    # The narrowest and the widest layer of BEVFusion's encoder.
+    **{
+        f"{name}_{channels}": (kernel, conv(channels, blocks))
+        for name, kernel, blocks in (
+            ("conv", triton_sparse_conv.conv_kernel, triton_sparse_conv.conv_blocks),
+            (
+                "weight_grad",
+                triton_sparse_conv.weight_grad_kernel,
+                triton_sparse_conv.weight_grad_blocks,
+            ),
+        )
+        for channels in (16, 128)
+    },
 }
 # What the pointers point to, where that is not the type of the features.
 POINTER_TYPES = {
     **dict.fromkeys(("cell_first_ptr", "by_cell_ptr", "column_first_ptr", "by_column_ptr"), "*i32"),
     **dict.fromkeys(("order_ptr", "first_ptr", "winner_ptr"), "*i64"),
+    **dict.fromkeys(("coordinates_ptr", "values_ptr", "rows_ptr", "outputs_ptr"), "*i32"),
+    **dict.fromkeys(("bits_ptr", "counts_ptr", "upto_ptr", "by_input_ptr", "pattern_ptr"), "*i32"),
+    **dict.fromkeys(("slots_ptr", "masks_ptr", "blocks_ptr"), "*i32"),
+    **dict.fromkeys(("keys_ptr", "sorted_ptr"), "*i64"),
+    "partial_ptr": "*fp32",
 }
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Multiples of 16, which the compiler is told as well.
+ALIGNED_NUMBERS = ("C_in", "C_out", "num_slots")
 
 
 @dataclass(frozen=True)
@@ -58,11 +107,12 @@ class Usage:
 
 def compile_for(name: str, dtype: str, target: str) -> Usage:
     """Compile a kernel of ``KERNELS`` with features in "bf16", "fp16" or "fp32"."""
-    kernel, constants = KERNELS[name]
-    dot_type = {"bf16": triton.language.bfloat16, "fp16": triton.language.float16}
+    kernel, chosen = KERNELS[name]
+    chosen = chosen(DTYPES[dtype]) if isinstance(chosen, FunctionType) else chosen
+    dot_type = triton_sparse_conv.DOT_TYPES[DTYPES[dtype]]
     constants = {
-        key: dot_type.get(dtype, triton.language.float32) if key == "DOT_TYPE" else value
-        for key, value in constants.items()
+        key: dot_type if key == "DOT_TYPE" else value
+        for key, value in chosen.items()
         if key in kernel.arg_names
     }
     signature = {
@@ -75,7 +125,7 @@ def compile_for(name: str, dtype: str, target: str) -> Usage:
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, argument in enumerate(kernel.arg_names)
-        if argument.endswith("_ptr")
+        if argument.endswith("_ptr") or argument in ALIGNED_NUMBERS
     }
     source = ASTSource(kernel, signature, constants, aligned)
     options = {"enable_fp_fusion": True}
@@ -107,13 +157,13 @@ def _number(name: str, text: str) -> int:
 
 def main() -> None:
     print(f"triton {triton.__version__}")
-    print(f"{'kernel':14} {'type':5} {'target':7} {'registers':>9} {'spilled':>7} {'shared':>7}")
+    print(f"{'kernel':15} {'type':5} {'target':7} {'registers':>9} {'spilled':>7} {'shared':>7}")
     for name in KERNELS:
         for dtype in ("bf16", "fp32"):
             for target in TARGETS:
                 usage = compile_for(name, dtype, target)
                 print(
-                    f"{name:14} {dtype:5} {target:7} "
+                    f"{name:15} {dtype:5} {target:7} "
                     f"{usage.registers:9} {usage.spilled:7} {usage.shared:7}"
                 )
 
