@@ -129,7 +129,7 @@ def measure(root: Path, version: str, num_frames: int, repetitions: int) -> dict
 
     with tempfile.TemporaryDirectory() as index_dir:
         build_index(root, version, index_dir=index_dir)
-        reader = NuScenesReader(root, version, num_sweeps=NUM_SWEEPS - 1, index_dir=index_dir)
+        reader = NuScenesReader(root, version, previous_sweeps=NUM_SWEEPS - 1, index_dir=index_dir)
         full = [i for i in range(len(reader)) if len(reader[i].sweeps) == NUM_SWEEPS]
         chosen = np.array(full or range(len(reader)))
         chosen = chosen[np.linspace(0, len(chosen) - 1, min(num_frames, len(chosen))).astype(int)]

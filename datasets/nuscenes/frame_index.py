@@ -134,7 +134,7 @@ class FrameIndex:
             )
         if properties["tables"] != table_stamps(version_folder(root, version)):
             raise DataError(f"the tables in {root / version} changed since {path}; {rebuild}")
-        self.num_sweeps: int = properties["num_sweeps"]  # previous sweeps of a frame, at most
+        self.previous_sweeps: int = properties["previous_sweeps"]  # of a frame, at most
         self.batch = batches.get_batch(0)
 
     @classmethod

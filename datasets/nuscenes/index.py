@@ -23,7 +23,7 @@ __all__ = ["FrameIndex", "build_index"]
 def build_index(
     root: Path | str,
     version: str,
-    num_sweeps: int = 10,
+    previous_sweeps: int = 10,
     progress: Progress | None = None,
     index_dir: Path | str | None = None,
 ) -> Path:
@@ -32,7 +32,7 @@ def build_index(
     Args:
         root: the folder that holds ``<version>/``, ``samples/`` and ``sweeps/``.
         version: for instance ``v1.0-trainval``.
-        num_sweeps: previous LiDAR sweeps to keep for every key frame.
+        previous_sweeps: previous LiDAR sweeps to keep for every key frame.
         progress: is told what was done, a line at a time.
         index_dir: where to write; by default beside the tables, or in the user's cache where
             that is not possible.
@@ -45,11 +45,11 @@ def build_index(
             another.
     """
     tables = Tables.read(Path(root), version, progress or (lambda line: None))
-    batch = _frames(tables, num_sweeps)
+    batch = _frames(tables, previous_sweeps)
     properties = {
         "format": layout.FORMAT,
         "version": version,
-        "num_sweeps": num_sweeps,
+        "previous_sweeps": previous_sweeps,
         "tables": layout.table_stamps(version_folder(root, version)),
     }
     path = _write(batch, properties, layout.index_paths(root, version, index_dir))
@@ -58,7 +58,7 @@ def build_index(
     return path
 
 
-def _frames(tables: Tables, num_sweeps: int) -> pa.RecordBatch:
+def _frames(tables: Tables, previous_sweeps: int) -> pa.RecordBatch:
     """One row for each key frame, in the order of scenes and of time."""
     scene = tables.join("sample", tables.sample["scene_token"], "scene", tables.scene)
     log = tables.join("scene", tables.scene["log_token"], "log", tables.log)
@@ -68,7 +68,7 @@ def _frames(tables: Tables, num_sweeps: int) -> pa.RecordBatch:
     position[order] = np.arange(len(order))
 
     files = SensorFiles(tables, position)
-    sweeps = files.sweeps(num_sweeps)  # (F, 1 + num_sweeps)
+    sweeps = files.sweeps(previous_sweeps)  # (F, 1 + previous_sweeps)
     images, camera_starts = files.images()
     key = np.where(sweeps[:, 0] >= 0, sweeps[:, 0], files.nearest_image(time[order]))
     if (key < 0).any():

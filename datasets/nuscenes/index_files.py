@@ -50,8 +50,8 @@ class SensorFiles:
         self.is_camera = pc.equal(modality, "camera").to_numpy(False)
         self.is_key = files["is_key_frame"].to_numpy()
 
-    def sweeps(self, num_sweeps: int) -> Rows:
-        """(F, 1 + num_sweeps): the key sweep of each frame and those before it, or -1."""
+    def sweeps(self, previous_sweeps: int) -> Rows:
+        """(F, 1 + previous_sweeps): the key sweep of each frame and those before it, or -1."""
         previous = rows_of(self.tables.files["prev"], self.tables.files)
         key = np.full(self.num_frames, -1)
         rows = np.flatnonzero(self.is_key & ~self.is_camera)
@@ -59,7 +59,7 @@ class SensorFiles:
         rows = rows[np.argsort(pc.equal(self.channel, "LIDAR_TOP").to_numpy(False)[rows])]
         key[self.frame[rows]] = rows
         chain = [key]
-        for _ in range(num_sweeps):
+        for _ in range(previous_sweeps):
             chain.append(np.where(chain[-1] >= 0, previous[chain[-1]], -1))
         return np.stack(chain, 1)
 

@@ -34,7 +34,7 @@ class NuScenesReader:
         root: the folder that holds ``<version>/``, ``samples/`` and ``sweeps/``.
         version: for instance ``v1.0-trainval``.
         split: name of an official split or of one in ``<version>/splits.json``; None for all.
-        num_sweeps: previous LiDAR sweeps of a frame, besides the key sweep.
+        previous_sweeps: previous LiDAR sweeps of a frame, besides the key sweep.
         frame: the BEV frame: the vehicle's, or that of LIDAR_TOP as published models want it.
         index_dir: where the index is, if not in its usual place.
 
@@ -47,18 +47,18 @@ class NuScenesReader:
         root: Path | str,
         version: str,
         split: str | None = None,
-        num_sweeps: int = 9,
+        previous_sweeps: int = 9,
         frame: Literal["ego", "lidar"] = "ego",
         index_dir: Path | str | None = None,
     ) -> None:
-        self._arguments = (root, version, split, num_sweeps, frame, index_dir)
+        self._arguments = (root, version, split, previous_sweeps, frame, index_dir)
         self.root, self.version, self.split = Path(root), version, split
-        self.num_sweeps, self.frame = num_sweeps, frame
+        self.previous_sweeps, self.frame = previous_sweeps, frame
         self.index = FrameIndex.open(root, version, index_dir)
-        if num_sweeps > self.index.num_sweeps:
+        if previous_sweeps > self.index.previous_sweeps:
             raise DataError(
-                f"the index of {root} holds {self.index.num_sweeps} previous sweeps, not "
-                f"{num_sweeps}; build it again with num_sweeps={num_sweeps}"
+                f"the index of {root} holds {self.index.previous_sweeps} previous sweeps, not "
+                f"{previous_sweeps}; build it again with previous_sweeps={previous_sweeps}"
             )
         self._rows = np.arange(len(self.index))
         if split is not None:
@@ -160,7 +160,7 @@ class NuScenesReader:
     def _sweeps(self, row: int) -> tuple[LidarSweep, ...]:
         column = self.index.sweeps
         span = column.span(row)
-        span = slice(span.start, min(span.stop, span.start + 1 + self.num_sweeps))
+        span = slice(span.start, min(span.stop, span.start + 1 + self.previous_sweeps))
         places = self._places(column, span)
         return tuple(
             LidarSweep(PointFile(path), *where)

@@ -45,7 +45,7 @@ def view(
     from ..visualize.submission import detections_of
     from .progress import progress_bar
 
-    reader = NuScenesReader(root, version, split, num_sweeps=0, index_dir=index_dir)
+    reader = NuScenesReader(root, version, split, previous_sweeps=0, index_dir=index_dir)
     found = read_submission(predictions, reader.tokens) if predictions else None
     grid = BEVGrid((-reach, reach), (-reach, reach), reach / 250)
     maps = MapRasterizer(root) if MapRasterizer.is_available(root) else None

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.boxes import Boxes3D
-from ...datasets.geometry import apply, inverse
+from ...datasets.geometry import apply, inverse, quaternion_from_yaw
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,27 @@ class GlobalBoxes:
         w, x, y, z = self.rotation.T
         # The first column of the rotation matrix, times the squared length: atan2 does not mind.
         return np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)
+
+    @staticmethod
+    def of_upright(
+        boxes: Boxes3D,
+        sample: int,
+        score: NDArray,
+        attribute: NDArray,
+        num_points: NDArray,
+    ) -> GlobalBoxes:
+        """Boxes of one sample that stand upright in the global frame."""
+        return GlobalBoxes(
+            sample=np.full(len(boxes), sample, np.int64),
+            translation=boxes.center,
+            size=boxes.size[:, [1, 0, 2]],
+            rotation=quaternion_from_yaw(boxes.yaw),
+            velocity=boxes.velocity,
+            label=boxes.label,
+            score=score,
+            attribute=attribute,
+            num_points=num_points,
+        )
 
     @staticmethod
     def concatenate(parts: Sequence[GlobalBoxes]) -> GlobalBoxes:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ...datasets.errors import DataError
 from ...datasets.frame import Annotations
-from ...datasets.geometry import quaternion_from_yaw
 from .boxes import GlobalBoxes
 
 BIKE_RACK = "static_object.bicycle_rack"
@@ -71,15 +70,8 @@ def ground_truth(reader: AnnotationReader) -> GroundTruth:
 
 
 def _in_global(annotations: Annotations, sample: int) -> GlobalBoxes:
-    boxes, count = annotations.boxes, len(annotations)
-    return GlobalBoxes(
-        sample=np.full(count, sample, np.int64),
-        translation=boxes.center,
-        size=boxes.size[:, [1, 0, 2]],
-        rotation=quaternion_from_yaw(boxes.yaw),
-        velocity=boxes.velocity,
-        label=boxes.label,
-        score=np.full(count, -1.0),
-        attribute=annotations.attribute,
-        num_points=annotations.num_lidar_points + annotations.num_radar_points,
+    points = annotations.num_lidar_points + annotations.num_radar_points
+    no_score = np.full(len(annotations), -1.0)
+    return GlobalBoxes.of_upright(
+        annotations.boxes, sample, no_score, annotations.attribute, points
     )

@@ -100,7 +100,7 @@ class NuScenesData(pl.LightningDataModule):
         """Build the index if there is none that fits (Lightning calls this on one process)."""
         needed = self._encoder.num_sweeps - 1
         try:
-            if FrameIndex.open(self.root, self.version, self.index_dir).num_sweeps >= needed:
+            if FrameIndex.open(self.root, self.version, self.index_dir).previous_sweeps >= needed:
                 return
         except DataError as error:
             print(f"indexing {self.root} {self.version} ({error})", flush=True)

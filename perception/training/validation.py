@@ -13,7 +13,6 @@ from rich.table import Table
 
 from ...datasets.batch import Batch
 from ...datasets.boxes import Detections
-from ...datasets.geometry import quaternion_from_yaw
 from ..evaluation.boxes import GlobalBoxes, upright_in_global
 from ..evaluation.detection import evaluate_detections
 from ..evaluation.ground_truth import GroundTruth
@@ -92,18 +91,9 @@ def score_of(metrics: Mapping[str, float]) -> float | None:
 
 def predicted_boxes(found: Detections, global_from_bev: NDArray, sample: int = 0) -> GlobalBoxes:
     """Detections of one sample in nuScenes' own terms."""
-    boxes, count = upright_in_global(found.boxes, global_from_bev), len(found)
-    return GlobalBoxes(
-        sample=np.full(count, sample, np.int64),
-        translation=boxes.center,
-        size=boxes.size[:, [1, 0, 2]],
-        rotation=quaternion_from_yaw(boxes.yaw),
-        velocity=boxes.velocity,
-        label=boxes.label,
-        score=np.asarray(found.score, np.float64),
-        attribute=found.attribute,
-        num_points=np.full(count, -1, np.int64),
-    )
+    boxes = upright_in_global(found.boxes, global_from_bev)
+    score, not_counted = np.asarray(found.score, np.float64), np.full(len(found), -1, np.int64)
+    return GlobalBoxes.of_upright(boxes, sample, score, found.attribute, not_counted)
 
 
 def _same_samples(

@@ -41,14 +41,17 @@ def read_losses(path: Path | str) -> dict[str, NDArray[np.float64]]:
 def loss_figure(losses: Mapping[str, NDArray]):
     """Total loss, its terms, and the learning rate over the steps (a matplotlib figure)."""
     step = losses["step"]
-    figure, axes = _figure(1, 3, (11.0, 3.0), widths=(1.25, 1.25, 0.8))
+    figure, axes = _figure(1, 3, (11.0, 3.4), widths=(1.0, 1.5, 0.8))
     _curve(axes[0], step, losses["total"], TERM_COLOURS[0], "total")
     axes[0].set_title("total loss", loc="left")
     for k, name in enumerate(name for name in losses if name not in LEADING):
         _curve(axes[1], step, losses[name], TERM_COLOURS[k % len(TERM_COLOURS)], title_of(name))
     axes[1].set_title("loss terms", loc="left")
     if axes[1].lines:
-        axes[1].legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2, loc="upper right")
+        axes[1].legend(
+            frameon=False, fontsize=8, labelcolor=INK, ncols=3,
+            loc="upper center", bbox_to_anchor=(0.5, -0.22),  # below: curves fill the axes
+        )  # fmt: skip
         axes[1].set_yscale("log")
         _plain_decades(axes[1].yaxis)
     axes[2].plot(step, losses["lr"], color=TERM_COLOURS[1], linewidth=1.6)

@@ -138,9 +138,9 @@ def test_dataset_without_annotations_has_none(tmp_path):
 
 
 def test_number_of_sweeps_is_a_limit(reader):
-    assert len(NuScenesReader(reader.root, VERSION, num_sweeps=2)[2].sweeps) == 3
-    with pytest.raises(DataError, match="num_sweeps=20"):
-        NuScenesReader(reader.root, VERSION, num_sweeps=20)
+    assert len(NuScenesReader(reader.root, VERSION, previous_sweeps=2)[2].sweeps) == 3
+    with pytest.raises(DataError, match="previous_sweeps=20"):
+        NuScenesReader(reader.root, VERSION, previous_sweeps=20)
 
 
 def test_reader_is_pickled_by_name_and_its_index_is_mapped(reader):

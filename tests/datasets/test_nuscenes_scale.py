@@ -26,7 +26,7 @@ def root(tmp_path_factory):
 
 
 def test_every_key_frame_has_its_sweeps_images_and_boxes(root):
-    reader = NuScenesReader(root, VERSION, num_sweeps=10)
+    reader = NuScenesReader(root, VERSION, previous_sweeps=10)
     assert len(reader) == 60
     for i in range(len(reader)):
         frame = reader[i]
