@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .tables import SCHEMAS, version_folder
 
-FORMAT = 1  # of the index file; raise it with every change to SCHEMA or to its meaning
+FORMAT = 2  # of the index file; raise it with every change to SCHEMA or to its meaning
 
 NAME = pa.dictionary(pa.int32(), pa.string())
 POSE = {  # as in the tables: metres, and quaternions w, x, y, z
