@@ -34,7 +34,7 @@ class BEVPoolPlan(NamedTuple):
     cell_first: Tensor  # (G + 1,) int32, runs of cell g: cell_first[g] to cell_first[g + 1]
     by_cell: Tensor  # (R, 2) int32: first point, number of points (one per image row)
     column_first: Tensor  # (N * W + 1,) int32, the same for image column n * W + w
-    by_column: Tensor  # (R, 3) int32: first point, number of points, cell
+    by_column: Tensor  # (R, 4) int32: first point, number of points, cell, its row in by_cell
 
 
 # --- CPU ------------------------------------------------------------------------------------------
@@ -96,16 +96,17 @@ def _runs(plan: BEVPoolPlan):
 
 
 def plan_on_device(cell: Tensor, num_cells: int) -> list[Tensor]:
-    """The plan in tensor operations of fixed shape: the host never waits for the device."""
+    """The plan in tensor operations of fixed shape: the host never waits for the device.
+
+    An index of ``num_cells`` or above counts as outside, since to tell would be to wait.
+    """
     N, D, H, W = cell.shape
     P = cell.numel()
-    line = cell.permute(0, 3, 1, 2).reshape(
-        N * W * D, H
-    )  # (N * W * D, H), an image column at a time
-    inside = line >= 0
+    # (N * W * D, H): an image column at a time. 32 bits are half the digits to sort.
+    line = cell.where(cell < num_cells, -1).int().permute(0, 3, 1, 2).reshape(N * W * D, H)
     border = torch.nn.functional.pad(line, (1, 1), value=-1)
-    head = inside & (line != border[:, :-2])
-    tail = inside & (line != border[:, 2:])
+    head = (line >= 0) & (line != border[:, :-2])
+    tail = (line >= 0) & (line != border[:, 2:])
     run = head.flatten().cumsum(0) - 1
 
     def per_run(value: Tensor, where: Tensor, unused: int) -> Tensor:
@@ -113,18 +114,20 @@ def plan_on_device(cell: Tensor, num_cells: int) -> list[Tensor]:
         out = value.new_full((P + 1,), unused)
         return out.scatter_(0, run.where(where.flatten(), P), value.flatten())[:P]
 
-    point = torch.arange(P, device=cell.device).view(N, D, H, W).permute(0, 3, 1, 2)
-    point = point.reshape(line.shape)
+    point = torch.arange(P, dtype=torch.int32, device=cell.device).view(N, D, H, W)
+    point = point.permute(0, 3, 1, 2).reshape(line.shape)
     first = per_run(point, head, 0)
-    last = per_run(point, tail, -1)
-    cells = per_run(line, head, num_cells).int()  # half the digits to sort
-    length = (last - first).div(W, rounding_mode="floor") + 1
-    by_column = torch.stack([first.int(), length.int(), cells], dim=1)
+    length = (per_run(point, tail, -1) - first).div(W, rounding_mode="floor") + 1
+    cells = per_run(line, head, num_cells)
+    sorted_cells, order = cells.sort(stable=True)  # stable: the order of each sum is fixed
+    place = torch.empty_like(cells).scatter_(
+        0, order, torch.arange(P, dtype=torch.int32, device=cell.device)
+    )
+    bounds = torch.arange(num_cells + 1, dtype=torch.int32, device=cell.device)
+    cell_first = torch.searchsorted(sorted_cells, bounds, out_int32=True)
+    by_column = torch.stack([first, length, cells, place], dim=1)
     column_first = head.view(N * W, D * H).sum(1).cumsum(0)
     column_first = torch.nn.functional.pad(column_first, (1, 0)).int()
-    sorted_cells, order = cells.sort(stable=True)  # stable: the order of each sum is fixed
-    bounds = torch.arange(num_cells + 1, dtype=torch.int32, device=cell.device)
-    cell_first = torch.searchsorted(sorted_cells, bounds).int()
     return [cell_first, by_column[order, :2].contiguous(), column_first, by_column]
 
 
@@ -139,7 +142,7 @@ def bev_pool_triton(
     """The sum over a plan, made by Triton."""
     from .triton_bev_pool import pool_runs
 
-    return pool_runs(depth, features, cell_first, by_cell)
+    return pool_runs(depth, features, cell_first, by_cell, column_first, by_column)
 
 
 def bev_pool_backward_triton(
@@ -166,7 +169,7 @@ _plan_bev_pool.register_kernel("cuda")(plan_on_device)
 def _(cell: Tensor, num_cells: int) -> list[Tensor]:
     on_cpu = cell.device.type == "cpu"
     runs = torch.library.get_ctx().new_dynamic_size() if on_cpu else cell.numel()
-    shapes = (num_cells + 1,), (runs, 2), (cell.shape[0] * cell.shape[3] + 1,), (runs, 3)
+    shapes = (num_cells + 1,), (runs, 2), (cell.shape[0] * cell.shape[3] + 1,), (runs, 4)
     return [cell.new_empty(shape, dtype=torch.int32) for shape in shapes]
 
 
@@ -233,7 +236,7 @@ def plan_bev_pool(cell: Tensor, num_cells: int) -> BEVPoolPlan:
 
     Raises:
         ValueError: if ``cell`` is not (N, D, H, W) int64, or (on the CPU, where looking costs
-            nothing) holds an index that is not in -1 .. num_cells - 1.
+            nothing; a GPU takes it for outside) holds an index not in -1 .. num_cells - 1.
     """
     if cell.ndim != 4 or cell.dtype != torch.int64:
         raise ValueError(

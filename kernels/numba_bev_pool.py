@@ -28,7 +28,7 @@ class RunArrays(NamedTuple):
     cell_first: Array  # (G + 1,) int32, runs of cell g: cell_first[g] to cell_first[g + 1]
     by_cell: Array  # (R, 2) int32: first point, number of points
     column_first: Array  # (N * W + 1,) int32, the same for column n * W + w
-    by_column: Array  # (R, 3) int32: first point, number of points, cell
+    by_column: Array  # (R, 4) int32: first point, number of points, cell, its row in by_cell
 
 
 def find_runs(cell: Array, num_cells: int, num_threads: int | None = None) -> RunArrays:
@@ -45,7 +45,7 @@ def find_runs(cell: Array, num_cells: int, num_threads: int | None = None) -> Ru
     if (count < 0).any():
         raise ValueError(f"cell holds an index of {num_cells} cells or above, or below -1")
     column_first = np.cumsum(count, dtype=np.int32)
-    by_column = np.empty((column_first[-1], 3), np.int32)
+    by_column = np.empty((column_first[-1], 4), np.int32)
     in_parallel(lambda a, b: _list_runs(cell, column_first, by_column, a, b), columns, num_threads)
     cell_first = np.zeros(num_cells + 1, np.int32)
     by_cell = np.empty((len(by_column), 2), np.int32)
@@ -102,6 +102,7 @@ def _sort_by_cell(by_column, cell_first, by_cell):
         g = by_column[run, 2]
         by_cell[place[g], 0] = by_column[run, 0]
         by_cell[place[g], 1] = by_column[run, 1]
+        by_column[run, 3] = place[g]
         place[g] += 1
 
 

@@ -1,6 +1,6 @@
 """Compile every Triton kernel for GPUs that are not here, and list the registers they use.
 
-    python tools/kernel_resources.py
+    python tools/kernel_resources.py [--out docs/results/kernel_resources.md]
 
 Registers and spills are read from the compiled object: with triton's own cuobjdump on NVIDIA, from
 the assembly's metadata on AMD.
@@ -8,6 +8,7 @@ the assembly's metadata on AMD.
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import tempfile
@@ -38,13 +39,21 @@ TARGETS = {
 }
 
 # 80 channels, as BEVFusion lifts; 5, as LiDAR points have. The launchers choose the same blocks.
-POOL = {**triton_bev_pool.POOL_BLOCKS, "BLOCK_C": triton_bev_pool.channel_block(80, 16, 128)}
-BACKWARD = {**triton_bev_pool.BACKWARD_BLOCKS, "BLOCK_C": POOL["BLOCK_C"], "DOT_TYPE": None}
-DEPTH_GRAD = {**BACKWARD, "BLOCK_C": triton_bev_pool.DEPTH_GRAD_CHANNELS}
+POOL_BLOCK = {"BLOCK_C": triton_bev_pool.channel_block(80), "aligned": ("C",)}
 POINTS = triton_voxelize.blocks_of(5)
 OFFSETS = triton_neighbors.blocks_of(27)
 GROUPS = triton_neighbors.pattern_blocks(27)
 FLAT = {"BLOCK": triton_neighbors.FLAT_BLOCK}
+
+
+def pool(blocks: dict[str, int]) -> Callable:
+    """Constants of a pooling kernel, as a function of the dtype: its warps follow from it."""
+    return lambda dtype: {
+        **blocks,
+        **POOL_BLOCK,
+        "DOT_TYPE": None,
+        "num_warps": triton_bev_pool.num_warps(triton_sparse_conv.DOT_TYPES[dtype]),
+    }
 
 
 def conv(channels: int, blocks: Callable[[int, int, torch.dtype], dict]) -> Callable:
@@ -54,9 +63,9 @@ def conv(channels: int, blocks: Callable[[int, int, torch.dtype], dict]) -> Call
 
 
 KERNELS: dict[str, tuple[Any, Any]] = {
-    "pool": (triton_bev_pool.pool_kernel, POOL),
-    "features_grad": (triton_bev_pool.features_grad_kernel, BACKWARD),
-    "depth_grad": (triton_bev_pool.depth_grad_kernel, DEPTH_GRAD),
+    "pool_runs": (triton_bev_pool.run_kernel, pool(triton_bev_pool.RUN_BLOCKS)),
+    "pool_cells": (triton_bev_pool.cell_kernel, {**triton_bev_pool.CELL_BLOCKS, **POOL_BLOCK}),
+    "pool_backward": (triton_bev_pool.backward_kernel, pool(triton_bev_pool.BACKWARD_BLOCKS)),
     "voxel_mean": (triton_voxelize.mean_kernel, POINTS),
     "voxel_max": (triton_voxelize.max_kernel, POINTS),
     "insert": (triton_neighbors.insert_kernel, {"BLOCK_V": triton_neighbors.INSERT_BLOCK}),
@@ -125,10 +134,13 @@ def compile_for(name: str, dtype: str, target: str) -> Usage:
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, argument in enumerate(kernel.arg_names)
-        if argument.endswith("_ptr") or argument in ALIGNED_NUMBERS
+        if argument.endswith("_ptr")
+        or argument in ALIGNED_NUMBERS
+        or argument in chosen.get("aligned", ())
     }
     source = ASTSource(kernel, signature, constants, aligned)
     options = {"enable_fp_fusion": True}
+    options |= {key: chosen[key] for key in ("num_warps", "num_stages") if key in chosen}
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     read = _read_amd if target.startswith("gfx") else _read_nvidia
     return Usage(*read(compiled.asm), compiled.metadata.shared)
@@ -155,17 +167,38 @@ def _number(name: str, text: str) -> int:
     return int(found[1])
 
 
-def main() -> None:
-    print(f"triton {triton.__version__}")
-    print(f"{'kernel':15} {'type':5} {'target':7} {'registers':>9} {'spilled':>7} {'shared':>7}")
+def table() -> str:
+    """All kernels on all targets, in Markdown."""
+    lines = [
+        "| kernel | type | target | registers | spilled | shared bytes |",
+        "|---|---|---|---:|---:|---:|",
+    ]
     for name in KERNELS:
         for dtype in ("bf16", "fp32"):
             for target in TARGETS:
                 usage = compile_for(name, dtype, target)
-                print(
-                    f"{name:15} {dtype:5} {target:7} "
-                    f"{usage.registers:9} {usage.spilled:7} {usage.shared:7}"
+                lines.append(
+                    f"| {name} | {dtype} | {target} "
+                    f"| {usage.registers} | {usage.spilled} | {usage.shared} |"
                 )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, help="write the table here as well (Markdown)")
+    out = parser.parse_args().out
+    listed = table()
+    print(listed)
+    if out:
+        out.write_text(
+            "# What the Triton kernels need on GPUs\n\n"
+            "Registers per thread, spills and shared memory of a program, as compiled by Triton "
+            f"{triton.__version__} with no GPU at hand.\nSpilled: bytes of stack per thread "
+            "(NVIDIA), registers (AMD). Tests hold it to zero on sm_90.\n"
+            f"Written by `python tools/kernel_resources.py --out docs/results/{out.name}`.\n\n"
+            f"{listed}\n"
+        )
 
 
 if __name__ == "__main__":

@@ -187,11 +187,17 @@ def test_plan_on_a_device_is_the_plan_of_the_cpu(lift):
         assert torch.equal(ours[: len(want)], want)
 
 
+def test_plan_on_a_device_takes_a_cell_that_is_not_there_for_outside():
+    cell = torch.tensor([0, 5, -7, 2]).view(1, 1, 4, 1)
+    plan = plan_on_device(cell, 3)
+    assert plan[0].tolist() == [0, 1, 1, 2]
+
+
 def test_plan_on_a_device_never_waits_for_it():
     # Fake tensors have no values: reading one back, or a shape that hangs on one, is an error.
     with FakeTensorMode():
         plan = plan_on_device(torch.empty(2, 3, 5, 4, dtype=torch.int64), 12)
-    assert [tuple(part.shape) for part in plan] == [(13,), (120, 2), (9,), (120, 3)]
+    assert [tuple(part.shape) for part in plan] == [(13,), (120, 2), (9,), (120, 4)]
 
 
 def test_plan_lists_every_point_once():
@@ -199,7 +205,8 @@ def test_plan_lists_every_point_once():
     plan = plan_bev_pool(lift.cell, lift.num_cells)
     W, flat = lift.cell.shape[-1], lift.cell.flatten()
     seen = torch.full_like(flat, -1)
-    for first, rows, cell in plan.by_column.tolist():
+    for first, rows, cell, place in plan.by_column.tolist():
+        assert plan.by_cell[place].tolist() == [first, rows]
         seen[first : first + rows * W : W] = cell
     assert torch.equal(seen, flat)
 
