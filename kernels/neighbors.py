@@ -20,11 +20,17 @@ Triple = tuple[int, int, int]
 
 # Offsets in a run of RowGroups, by device. On the CPU a plane of a 3x3x3 kernel: over shorter runs
 # sums are written more often, over longer ones more rows of zeros are multiplied.
-GROUP_WIDTH = {"cpu": 9, "cuda": 27}
+GROUP_WIDTH = {"cpu": 9}
+# Outputs of a block on a GPU; with 128, a tenth more is multiplied.
+BLOCK_ROWS = 64
 
 
 class RowGroups(NamedTuple):
-    """Outputs in order of which neighbours they have, for each run of GROUP_WIDTH offsets."""
+    """Outputs in order of which neighbours they have, for each run of GROUP_WIDTH offsets.
+
+    On a GPU they are in blocks of BLOCK_ROWS: ``order`` (1 + K, slots) and ``mask`` (blocks, words)
+    are then what ``triton_neighbors.group_rows`` returns.
+    """
 
     order: Tensor  # (S, U) int32 output rows, by ascending mask, then by number
     mask: Tensor  # (S, U) int32 masks of those rows: bit i for offset s * GROUP_WIDTH + i
@@ -78,7 +84,9 @@ def neighbors_reference(
     if submanifold:
         padding = _centred(kernel, dilation)
     out_shape = output_shape(shape, kernel, stride, padding, dilation)
-    widened = torch.nn.functional.pad(number, [p for p in reversed(padding) for _ in "ab"], value=-1)
+    widened = torch.nn.functional.pad(
+        number, [p for p in reversed(padding) for _ in "ab"], value=-1
+    )
     planes = []
     for k in torch.cartesian_prod(*(torch.arange(edge) for edge in kernel)).tolist():
         cut = tuple(
@@ -152,12 +160,11 @@ def _neighbor_rows(
 def _(
     coordinates, shape, out_shape, batch_size, kernel, stride, padding, dilation, submanifold
 ) -> tuple[Tensor, Tensor]:
-    from .triton_neighbors import neighbor_rows_triton
+    from .triton_neighbors import strided_rows, submanifold_rows
 
-    return neighbor_rows_triton(
-        *(coordinates, shape, out_shape, batch_size, kernel),
-        *(stride, padding, dilation, submanifold),
-    )
+    if submanifold:
+        return coordinates.new_empty(0, 4), submanifold_rows(coordinates, shape, kernel, dilation)
+    return strided_rows(coordinates, out_shape, batch_size, kernel, stride, padding, dilation)
 
 
 @_neighbor_rows.register_fake
@@ -178,13 +185,9 @@ def _invert_rows(rows: Tensor, num_inputs: int) -> Tensor:
 
 @_invert_rows.register_kernel("cuda")
 def _(rows: Tensor, num_inputs: int) -> Tensor:
-    # One row and one column too many take what has no input; each other place has one writer.
-    outputs, offsets = rows.shape
-    by_input = rows.new_full((num_inputs + 1, offsets), -1)
-    place = rows.where(rows >= 0, num_inputs).long()
-    source = torch.arange(outputs, dtype=rows.dtype, device=rows.device)
-    by_input.scatter_(0, place, source.unsqueeze(1).expand(-1, offsets))
-    return by_input[:num_inputs].clone()
+    from .triton_neighbors import invert_rows
+
+    return invert_rows(rows, num_inputs)
 
 
 @_invert_rows.register_fake
@@ -203,15 +206,20 @@ def _group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @_group_rows.register_kernel("cuda")
 def _(rows: Tensor) -> tuple[Tensor, Tensor]:
-    from .triton_neighbors import group_rows_triton
+    from .triton_neighbors import group_rows
 
-    return group_rows_triton(rows, GROUP_WIDTH["cuda"])
+    return group_rows(rows)
 
 
 @_group_rows.register_fake
 def _(rows: Tensor) -> tuple[Tensor, Tensor]:
-    num_runs = -(-rows.shape[1] // GROUP_WIDTH[rows.device.type])
-    return rows.new_empty(num_runs, rows.shape[0]), rows.new_empty(num_runs, rows.shape[0])
+    outputs, offsets = rows.shape
+    if rows.device.type == "cpu":
+        num_runs = -(-offsets // GROUP_WIDTH["cpu"])
+        return rows.new_empty(num_runs, outputs), rows.new_empty(num_runs, outputs)
+    blocks = -(-outputs // BLOCK_ROWS)
+    slots = rows.new_empty(1 + offsets, blocks * BLOCK_ROWS)
+    return slots, rows.new_empty(blocks, -(-offsets // 32))
 
 
 # --- Public ---------------------------------------------------------------------------------------

@@ -106,9 +106,9 @@ def _sparse_conv(
 
 @_sparse_conv.register_kernel("cuda")
 def _(features, weight, rows, order, mask, _by_input, _order, _mask, bias, residual, relu):
-    from .triton_sparse_conv import sparse_conv_triton
+    from .triton_sparse_conv import convolve
 
-    return sparse_conv_triton(features, weight, rows, order, mask, bias, residual, relu)
+    return convolve(features, weight, order, mask, rows.shape[0], bias, residual, relu)
 
 
 @_sparse_conv.register_fake
@@ -136,11 +136,11 @@ def _sparse_conv_backward(
 
 @_sparse_conv_backward.register_kernel("cuda")
 def _(grad, features, weight, rows, order, mask, by_input, by_input_order, by_input_mask):
-    from .triton_sparse_conv import sparse_conv_backward_triton
+    from .triton_sparse_conv import convolve, weight_grad
 
-    return sparse_conv_backward_triton(
-        grad, features, weight, rows, order, mask, by_input, by_input_order, by_input_mask
-    )
+    swapped, num_inputs = weight.transpose(1, 2), features.shape[0]
+    grad_features = convolve(grad, swapped, by_input_order, by_input_mask, num_inputs)
+    return grad_features, weight_grad(features, grad, order, mask).to(weight.dtype)
 
 
 @_sparse_conv_backward.register_fake

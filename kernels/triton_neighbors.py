@@ -11,13 +11,13 @@ is 2 bits a cell, 2.7 MB for the largest of BEVFusion's (21 x 720 x 720): it sta
 where sorting the 8 candidates of each of 80,000 inputs makes several passes over 5 MB. The host
 waits once, for the number of outputs.
 
-A convolution then takes its outputs in blocks of ROWS slots and skips the offsets that nobody in
-the block has. So that this is most of them, outputs are sorted by which neighbours they have: as a
-Gray code, in which neighbours in the order differ in few digits, with the offsets far from the
-middle, which are the rare ones in LiDAR, as the first digits; and descending, so that the blocks
-with most work start first. Multiplied rows per real pair, blocks of 64, on the frame of 79,745
-voxels of CenterPoint's demo (the four levels of its encoder, counted on a CPU): 3.5, 1.8, 1.6 and
-1.5 in input order, 1.8, 1.3, 1.2 and 1.2 sorted by mask, 1.5, 1.2, 1.2 and 1.2 as it is done here.
+A convolution then takes its outputs in blocks of BLOCK_ROWS slots and skips the offsets that
+nobody in the block has. So that this is most of them, outputs are sorted by which neighbours they
+have: as a Gray code, where what is close in the order differs in few digits, with the offsets far
+from the middle, the rare ones in LiDAR, as the first digits; and descending, so that the blocks
+with most work start first. Rows multiplied per real pair, counted on a CPU, for the submanifold
+levels of BEVFusion's encoder on a frame of 79,745 voxels: 3.5, 1.8, 1.6 and 1.5 in input order;
+1.8, 1.3, 1.2 and 1.2 sorted by mask; 1.5, 1.2, 1.2 and 1.2 sorted as here.
 
 V input and U output voxels; kernel offsets count in C order of (kz, ky, kx), K in all. Block sizes
 are not tuned: no figure was measured on a GPU yet.
@@ -29,17 +29,20 @@ are not tuned: no figure was measured on a GPU yet.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from .neighbors import BLOCK_ROWS
+
 EMPTY = tl.constexpr(-1)  # a place of the hash table that no key has taken
 NEVER = tl.constexpr(-2)  # what no place ever holds
 MULTIPLIER = tl.constexpr(0x1E3779B97F4A7C15)  # odd, near 2**61 * golden ratio: Fibonacci hashing
 
-Triple = tuple[int, int, int]
+Numbers = Sequence[int]
 
 
 @triton.jit
@@ -340,7 +343,6 @@ def arrange_kernel(
 
 # --- Launchers ------------------------------------------------------------------------------------
 
-ROWS = 64  # output rows of a block; with 128 a fifth more is multiplied
 INSERT_BLOCK = 256  # a lane for each of 4 x 64 threads: none does a compare-and-swap twice
 FLAT_BLOCK = 1024
 
@@ -359,9 +361,9 @@ def pattern_blocks(num_offsets: int) -> dict[str, int]:
 
 def submanifold_rows(
     coordinates: Tensor,
-    shape: Triple,
-    kernel: Triple,
-    dilation: Triple,
+    shape: Numbers,
+    kernel: Numbers,
+    dilation: Numbers,
     capacity: int | None = None,
 ) -> Tensor:
     """Neighbour table of a submanifold convolution.
@@ -397,12 +399,12 @@ def submanifold_rows(
 
 def strided_rows(
     coordinates: Tensor,
-    out_shape: Triple,
+    out_shape: Numbers,
     batch_size: int,
-    kernel: Triple,
-    stride: Triple,
-    padding: Triple,
-    dilation: Triple,
+    kernel: Numbers,
+    stride: Numbers,
+    padding: Numbers,
+    dilation: Numbers,
 ) -> tuple[Tensor, Tensor]:
     """Outputs and neighbour table of a strided convolution.
 
@@ -458,14 +460,14 @@ def group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         rows: (U, K) int32, the input row under each offset, -1 where there is none.
 
     Returns:
-        Slots (1 + K, S) int32, S being U rounded up to whole blocks of ROWS: the output row, and
-        under it the input row at each offset, -1 where there is none. Masks (S // ROWS, words)
+        Slots (1 + K, S) int32, S being U rounded up to whole blocks of BLOCK_ROWS: the output row,
+        and under it the input row at each offset, -1 where there is none. Masks (blocks, words)
         int32, ``words`` being K / 32 rounded up: bit k says whether offset k occurs in the block.
     """
     U, K = rows.shape
-    num_slots, num_words = triton.cdiv(U, ROWS) * ROWS, triton.cdiv(K, 32)
+    num_slots, num_words = triton.cdiv(U, BLOCK_ROWS) * BLOCK_ROWS, triton.cdiv(K, 32)
     slots = rows.new_empty(1 + K, num_slots)
-    masks = rows.new_empty(num_slots // ROWS, num_words)
+    masks = rows.new_empty(num_slots // BLOCK_ROWS, num_words)
     if U == 0:
         return slots, masks
     rows, blocks = rows.contiguous(), pattern_blocks(K)
@@ -474,5 +476,7 @@ def group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         programs = (triton.cdiv(U, blocks["BLOCK_U"]),)
         pattern_kernel[programs](rows, pattern, U, K, **blocks)
         order = pattern.sort(descending=True, stable=True).indices  # stable: same bits every time
-        arrange_kernel[(num_slots // ROWS,)](rows, order, slots, masks, U, num_slots, K, ROWS=ROWS)
+        arrange_kernel[(num_slots // BLOCK_ROWS,)](
+            rows, order, slots, masks, U, num_slots, K, ROWS=BLOCK_ROWS
+        )
     return slots, masks

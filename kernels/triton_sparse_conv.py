@@ -25,7 +25,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .triton_neighbors import ROWS, popcount
+from .neighbors import BLOCK_ROWS
+from .triton_neighbors import popcount
 
 
 @triton.jit
@@ -154,14 +155,14 @@ def conv_blocks(C_in: int, C_out: int, dtype: torch.dtype) -> dict[str, int]:
     """Block sizes for numbers of channels; not tuned yet."""
     most_in, most_out = MOST_CHANNELS[dtype]
     blocks = channel_block(C_in, most_in), channel_block(C_out, most_out)
-    return {"ROWS": ROWS, "BLOCK_IN": blocks[0], "BLOCK_OUT": blocks[1]}
+    return {"ROWS": BLOCK_ROWS, "BLOCK_IN": blocks[0], "BLOCK_OUT": blocks[1]}
 
 
 def weight_grad_blocks(C_in: int, C_out: int, dtype: torch.dtype) -> dict[str, int]:
     """The same for the gradient to the weights."""
     most = MOST_GRAD_CHANNELS[dtype]
     blocks = channel_block(C_in, most), channel_block(C_out, most)
-    return {"ROWS": ROWS, "BLOCK_IN": blocks[0], "BLOCK_OUT": blocks[1]}
+    return {"ROWS": BLOCK_ROWS, "BLOCK_IN": blocks[0], "BLOCK_OUT": blocks[1]}
 
 
 def dot_precision(dtype: torch.dtype) -> str:
