@@ -15,12 +15,24 @@ from .grid import BEVGrid
 
 if TYPE_CHECKING:
     from .bev_pool import BEVPoolPlan, bev_pool, plan_bev_pool
+    from .box_iou import box_giou, box_giou_bev, box_iou, box_iou_bev, intersection_area_bev
+    from .nms import circle_nms, nms
+    from .points_in_boxes import count_points_in_boxes, points_in_boxes
     from .voxelize import Voxels, pillar_max, scatter_to_bev, voxelize
 
 _HOME = {
     "BEVPoolPlan": "bev_pool",
     "bev_pool": "bev_pool",
     "plan_bev_pool": "bev_pool",
+    "box_giou": "box_iou",
+    "box_giou_bev": "box_iou",
+    "box_iou": "box_iou",
+    "box_iou_bev": "box_iou",
+    "intersection_area_bev": "box_iou",
+    "circle_nms": "nms",
+    "nms": "nms",
+    "count_points_in_boxes": "points_in_boxes",
+    "points_in_boxes": "points_in_boxes",
     "Voxels": "voxelize",
     "pillar_max": "voxelize",
     "scatter_to_bev": "voxelize",
@@ -32,8 +44,17 @@ __all__ = [
     "BEVPoolPlan",
     "Voxels",
     "bev_pool",
+    "box_giou",
+    "box_giou_bev",
+    "box_iou",
+    "box_iou_bev",
+    "circle_nms",
+    "count_points_in_boxes",
+    "intersection_area_bev",
+    "nms",
     "pillar_max",
     "plan_bev_pool",
+    "points_in_boxes",
     "scatter_to_bev",
     "voxelize",
 ]

@@ -31,7 +31,19 @@ def compiled(function: Callable) -> Any:
 
     Sums may be reassociated, which vectorises them; the same machine gives the same bits.
     """
-    options: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}}
+    return _compile(function, {"reassoc", "contract", "nsz"})
+
+
+def compiled_in_order(function: Callable) -> Any:
+    """As :func:`compiled`, but sums and differences stay as written.
+
+    For geometry, where a difference of near numbers is exact as long as nobody regroups it.
+    """
+    return _compile(function, {"contract", "nsz"})
+
+
+def _compile(function: Callable, fastmath: set[str]) -> Any:
+    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no writable folder for the cache: a read-only container
