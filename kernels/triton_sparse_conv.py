@@ -142,6 +142,9 @@ DOT_TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat1
 # Float32 products are made on the ordinary cores, an operand of each in registers.
 MOST_CHANNELS = {torch.float32: (32, 64), torch.float16: (64, 128), torch.bfloat16: (64, 128)}
 MOST_GRAD_CHANNELS = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}
+# Loads are under way for two offsets ahead: first their rows, then what lies there. With fewer
+# stages it is one. An AMD GPU has room in shared memory for no more than this.
+STAGES, AMD_STAGES = 5, 3
 BLOCKS_PER_SPLIT = 16  # at least, of a sum over the rows for the gradient to the weights
 MOST_SPLITS = 32
 
@@ -154,8 +157,12 @@ def channel_block(num_channels: int, most: int) -> int:
 def conv_blocks(C_in: int, C_out: int, dtype: torch.dtype) -> dict[str, int]:
     """Block sizes for numbers of channels; not tuned yet."""
     most_in, most_out = MOST_CHANNELS[dtype]
-    blocks = channel_block(C_in, most_in), channel_block(C_out, most_out)
-    return {"ROWS": BLOCK_ROWS, "BLOCK_IN": blocks[0], "BLOCK_OUT": blocks[1]}
+    return {
+        "ROWS": BLOCK_ROWS,
+        "BLOCK_IN": channel_block(C_in, most_in),
+        "BLOCK_OUT": channel_block(C_out, most_out),
+        "num_stages": AMD_STAGES if torch.version.hip else STAGES,
+    }
 
 
 def weight_grad_blocks(C_in: int, C_out: int, dtype: torch.dtype) -> dict[str, int]:

@@ -75,7 +75,7 @@ KERNELS: dict[str, tuple[Any, Any]] = {
     "link": (triton_neighbors.link_kernel, OFFSETS),
     "invert": (triton_neighbors.invert_kernel, FLAT),
     "pattern": (triton_neighbors.pattern_kernel, GROUPS),
-    "arrange": (triton_neighbors.arrange_kernel, {"ROWS": triton_neighbors.ROWS}),
+    "arrange": (triton_neighbors.arrange_kernel, {"ROWS": triton_neighbors.BLOCK_ROWS}),
     # The narrowest and the widest layer of BEVFusion's encoder.
     **{
         f"{name}_{channels}": (kernel, conv(channels, blocks))
@@ -141,6 +141,8 @@ def compile_for(name: str, dtype: str, target: str) -> Usage:
     source = ASTSource(kernel, signature, constants, aligned)
     options = {"enable_fp_fusion": True}
     options |= {key: chosen[key] for key in ("num_warps", "num_stages") if key in chosen}
+    if target.startswith("gfx") and "num_stages" in chosen:
+        options["num_stages"] = min(chosen["num_stages"], triton_sparse_conv.AMD_STAGES)
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     read = _read_amd if target.startswith("gfx") else _read_nvidia
     return Usage(*read(compiled.asm), compiled.metadata.shared)
