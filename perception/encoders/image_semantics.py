@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...datasets.batch import Batch, BoxTargets
 from ...datasets.nuscenes.classes import DETECTION_CLASSES, MAP_CLASSES
 from ...kernels.grid import BEVGrid
+from ...kernels.points_in_boxes import points_in_boxes
 from ..layers import full_precision, output_conv
 from ..losses import mean_over_processes, sigmoid_focal_loss
 
@@ -22,6 +23,8 @@ from ..losses import mean_over_processes, sigmoid_focal_loss
 BOX_MARGIN = 0.2
 # Above this height in the BEV frame, whose zero is under the wheels, a return is not the ground.
 GROUND_HEIGHT = 0.4
+# Samples are searched in one call, stacked at this distance, metres.
+STOREY = 1e4
 
 
 class ImageSemantics(nn.Module):
@@ -90,16 +93,15 @@ def seen_positions(
 
 def labels_of_boxes(position: Tensor, sample: Tensor, boxes: BoxTargets) -> Tensor:
     """(Q, K) bool: is the position inside a box of that class, in its sample?"""
-    offset = position[:, None] - boxes.center[None]  # (Q, M, 3)
-    cos, sin = boxes.yaw.cos(), boxes.yaw.sin()
-    along = offset[..., 0] * cos + offset[..., 1] * sin
-    across = offset[..., 1] * cos - offset[..., 0] * sin
-    inside = sample[:, None] == boxes.sample
-    for distance, edge in zip((along, across, offset[..., 2]), boxes.size.unbind(1)):
-        inside &= distance.abs() <= edge / 2 + BOX_MARGIN
-    classes = torch.arange(len(DETECTION_CLASSES), device=position.device)
-    of_class = (boxes.label[:, None] == classes).float()  # (M, K)
-    return inside.float() @ of_class > 0
+    size = boxes.size + 2 * BOX_MARGIN
+    columns = torch.cat([boxes.center, size, boxes.yaw[:, None]], 1).double()
+    columns[:, 2] += STOREY * boxes.sample
+    stacked = position.double()
+    stacked[:, 2] += STOREY * sample
+    box = points_in_boxes(stacked, columns)
+    # Row -1, for points in no box, is the one appended.
+    label = torch.cat([boxes.label, boxes.label.new_tensor([-1])])[box]
+    return label[:, None] == torch.arange(len(DETECTION_CLASSES), device=label.device)
 
 
 def labels_of_map(
