@@ -60,9 +60,9 @@ def bev_pool_cpu(
     from .numba_bev_pool import pool_runs
 
     plan = BEVPoolPlan(cell_first, by_cell, column_first, by_column)
-    weights, pixels = _arrays(depth, features)
-    pooled = pool_runs(weights, pixels, _runs(plan), torch.get_num_threads())
-    return torch.from_numpy(pooled).to(features.dtype)
+    arrays = map(_array, _common(depth, features))
+    pooled = pool_runs(*arrays, _runs(plan), torch.get_num_threads())
+    return _tensor(pooled).to(features.dtype)
 
 
 def bev_pool_backward_cpu(
@@ -72,18 +72,28 @@ def bev_pool_backward_cpu(
     from .numba_bev_pool import pool_runs_backward
 
     plan = BEVPoolPlan(column_first[:0], by_column[:0, :2], column_first, by_column)
-    upstream, weights, pixels = _arrays(grad, depth, features)
-    threads = torch.get_num_threads()
-    parts = pool_runs_backward(upstream, weights, pixels, _runs(plan), threads)
-    grad_depth, grad_features = map(torch.from_numpy, parts)
+    arrays = map(_array, _common(grad, depth, features))
+    parts = pool_runs_backward(*arrays, _runs(plan), torch.get_num_threads())
+    grad_depth, grad_features = map(_tensor, parts)
     return grad_depth.to(depth.dtype), grad_features.to(features.dtype)
 
 
-def _arrays(*tensors: Tensor) -> list:
-    # numpy has no bfloat16, and sums are in float32 anyway.
-    double = any(tensor.dtype == torch.float64 for tensor in tensors)
-    dtype = torch.float64 if double else torch.float32
-    return [tensor.detach().to(dtype).contiguous().numpy() for tensor in tensors]
+def _common(*tensors: Tensor) -> list[Tensor]:
+    """Types that numba sums: float64 by itself; float32 and bfloat16; float16 it does not know."""
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return [tensor.double() for tensor in tensors]
+    return [tensor.float() if tensor.dtype == torch.float16 else tensor for tensor in tensors]
+
+
+def _array(tensor: Tensor):
+    tensor = tensor.detach().contiguous()
+    # numpy has no bfloat16: its bits.
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _tensor(array) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def _runs(plan: BEVPoolPlan):

@@ -225,6 +225,16 @@ def test_depth_in_float32_with_features_in_half_precision():
     torch.testing.assert_close(pooled.float(), bev_pool(*lift.args), rtol=0.02, atol=0.02)
 
 
+def test_sums_are_rounded_to_bfloat16_as_torch_rounds():
+    random = torch.Generator().manual_seed(0)
+    bits = torch.randint(-(2**31), 2**31, (4000,), generator=random).int()
+    bits[:4] = torch.tensor([0x3F808000, 0x3F818000, 0x7F7FFFFF, 0x7F800001])  # ties, greatest, NaN
+    number = bits.view(torch.float32)
+    ones = torch.ones(1, 4000, 1, 1, dtype=torch.bfloat16)
+    pooled = bev_pool(number.view(1, 1, -1, 1), ones, torch.arange(4000).view(1, 1, -1, 1), 4000)
+    torch.testing.assert_close(pooled.squeeze(1), number.bfloat16(), rtol=0, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
