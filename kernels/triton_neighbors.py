@@ -11,7 +11,7 @@ is 2 bits a cell, 2.7 MB for the largest of BEVFusion's (21 x 720 x 720): it sta
 where sorting the 8 candidates of each of 80,000 inputs makes several passes over 5 MB. The host
 waits once, for the number of outputs.
 
-A convolution then takes its outputs in blocks of BLOCK_ROWS slots and skips the offsets that
+A convolution then takes its outputs in blocks of ROWS slots and skips the offsets that
 nobody in the block has. So that this is most of them, outputs are sorted by which neighbours they
 have: as a Gray code, where what is close in the order differs in few digits, with the offsets far
 from the middle, the rare ones in LiDAR, as the first digits; and descending, so that the blocks
@@ -35,8 +35,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-from .neighbors import BLOCK_ROWS
 
 EMPTY = tl.constexpr(-1)  # a place of the hash table that no key has taken
 NEVER = tl.constexpr(-2)  # what no place ever holds
@@ -343,6 +341,7 @@ def arrange_kernel(
 
 # --- Launchers ------------------------------------------------------------------------------------
 
+ROWS = 64  # outputs of a block; with 128, up to a tenth more is multiplied
 INSERT_BLOCK = 256  # a lane for each of 4 x 64 threads: none does a compare-and-swap twice
 FLAT_BLOCK = 1024
 
@@ -460,14 +459,14 @@ def group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         rows: (U, K) int32, the input row under each offset, -1 where there is none.
 
     Returns:
-        Slots (1 + K, S) int32, S being U rounded up to whole blocks of BLOCK_ROWS: the output row,
+        Slots (1 + K, S) int32, S being U rounded up to whole blocks of ROWS: the output row,
         and under it the input row at each offset, -1 where there is none. Masks (blocks, words)
         int32, ``words`` being K / 32 rounded up: bit k says whether offset k occurs in the block.
     """
     U, K = rows.shape
-    num_slots, num_words = triton.cdiv(U, BLOCK_ROWS) * BLOCK_ROWS, triton.cdiv(K, 32)
+    num_slots, num_words = triton.cdiv(U, ROWS) * ROWS, triton.cdiv(K, 32)
     slots = rows.new_empty(1 + K, num_slots)
-    masks = rows.new_empty(num_slots // BLOCK_ROWS, num_words)
+    masks = rows.new_empty(num_slots // ROWS, num_words)
     if U == 0:
         return slots, masks
     rows, blocks = rows.contiguous(), pattern_blocks(K)
@@ -476,7 +475,5 @@ def group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
         programs = (triton.cdiv(U, blocks["BLOCK_U"]),)
         pattern_kernel[programs](rows, pattern, U, K, **blocks)
         order = pattern.sort(descending=True, stable=True).indices  # stable: same bits every time
-        arrange_kernel[(num_slots // BLOCK_ROWS,)](
-            rows, order, slots, masks, U, num_slots, K, ROWS=BLOCK_ROWS
-        )
+        arrange_kernel[(num_slots // ROWS,)](rows, order, slots, masks, U, num_slots, K, ROWS=ROWS)
     return slots, masks

@@ -25,8 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .neighbors import BLOCK_ROWS
-from .triton_neighbors import popcount
+from .triton_neighbors import ROWS, popcount
 
 
 @triton.jit
@@ -158,7 +157,7 @@ def conv_blocks(C_in: int, C_out: int, dtype: torch.dtype) -> dict[str, int]:
     """Block sizes for numbers of channels; not tuned yet."""
     most_in, most_out = MOST_CHANNELS[dtype]
     return {
-        "ROWS": BLOCK_ROWS,
+        "ROWS": ROWS,
         "BLOCK_IN": channel_block(C_in, most_in),
         "BLOCK_OUT": channel_block(C_out, most_out),
         "num_stages": AMD_STAGES if torch.version.hip else STAGES,
@@ -169,7 +168,7 @@ def weight_grad_blocks(C_in: int, C_out: int, dtype: torch.dtype) -> dict[str, i
     """The same for the gradient to the weights."""
     most = MOST_GRAD_CHANNELS[dtype]
     blocks = channel_block(C_in, most), channel_block(C_out, most)
-    return {"ROWS": BLOCK_ROWS, "BLOCK_IN": blocks[0], "BLOCK_OUT": blocks[1]}
+    return {"ROWS": ROWS, "BLOCK_IN": blocks[0], "BLOCK_OUT": blocks[1]}
 
 
 def dot_precision(dtype: torch.dtype) -> str:

@@ -75,7 +75,7 @@ KERNELS: dict[str, tuple[Any, Any]] = {
     "link": (triton_neighbors.link_kernel, OFFSETS),
     "invert": (triton_neighbors.invert_kernel, FLAT),
     "pattern": (triton_neighbors.pattern_kernel, GROUPS),
-    "arrange": (triton_neighbors.arrange_kernel, {"ROWS": triton_neighbors.BLOCK_ROWS}),
+    "arrange": (triton_neighbors.arrange_kernel, {"ROWS": triton_neighbors.ROWS}),
     # The narrowest and the widest layer of BEVFusion's encoder.
     **{
         f"{name}_{channels}": (kernel, conv(channels, blocks))
