@@ -60,8 +60,8 @@ def bev_pool_cpu(
     from .numba_bev_pool import pool_runs
 
     plan = BEVPoolPlan(cell_first, by_cell, column_first, by_column)
-    arrays = map(_array, _common(depth, features))
-    pooled = pool_runs(*arrays, _runs(plan), torch.get_num_threads())
+    weights, pixels = map(_array, _common(depth, features))
+    pooled = pool_runs(weights, pixels, _runs(plan), torch.get_num_threads())
     return _tensor(pooled).to(features.dtype)
 
 
@@ -72,8 +72,9 @@ def bev_pool_backward_cpu(
     from .numba_bev_pool import pool_runs_backward
 
     plan = BEVPoolPlan(column_first[:0], by_column[:0, :2], column_first, by_column)
-    arrays = map(_array, _common(grad, depth, features))
-    parts = pool_runs_backward(*arrays, _runs(plan), torch.get_num_threads())
+    upstream, weights, pixels = map(_array, _common(grad, depth, features))
+    threads = torch.get_num_threads()
+    parts = pool_runs_backward(upstream, weights, pixels, _runs(plan), threads)
     grad_depth, grad_features = map(_tensor, parts)
     return grad_depth.to(depth.dtype), grad_features.to(features.dtype)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...kernels.bev_pool import bev_pool
+from ...kernels.bev_pool import BEVPoolPlan, bev_pool, plan_bev_pool
 from ...kernels.grid import BEVGrid
 from ..layers import ConvBlock, full_precision
 from ..losses import mean_over_processes
@@ -27,11 +27,36 @@ class DepthOutput:
     measured: Tensor | None  # (N, H, W) metres by LiDAR, if the prediction was given it
 
 
+@dataclass(frozen=True)
+class _Splat:
+    """Where frustum points fall, and the calibration that says so."""
+
+    bev_from_image: Tensor
+    image_sample: Tensor
+    size: tuple[int, int]
+    batch_size: int
+    cell: Tensor
+    plan: BEVPoolPlan
+
+    def is_for(
+        self, bev_from_image: Tensor, image_sample: Tensor, size: tuple[int, int], batch_size: int
+    ) -> bool:
+        return (
+            (self.size, self.batch_size) == (size, batch_size)
+            and self.bev_from_image.device == bev_from_image.device
+            and torch.equal(self.bev_from_image, bev_from_image)
+            and torch.equal(self.image_sample, image_sample)
+        )
+
+
 class LiftSplat(nn.Module):
     """Lift image features along their rays and splat them onto the BEV grid.
 
     Each pixel spreads its feature over D depth bins by a predicted distribution; the weighted
     copies are then summed per cell (Philion and Fidler, ECCV 2020).
+
+    Where each point falls follows from the calibration alone. Without gradients it is found once
+    and kept for as long as the calibration stays as it was: a vehicle that drives.
 
     Args:
         in_channels: channels of the image features.
@@ -71,6 +96,7 @@ class LiftSplat(nn.Module):
         self.depth_range, self.depth_step = depth_range, depth_step
         self.height_range = height_range
         self.num_bins = _num_bins(depth_range, depth_step)
+        self._splat: _Splat | None = None
         self.lidar_depth = lidar_depth
         hint = 0 if lidar_depth is None else 32
         if hint:
@@ -118,14 +144,33 @@ class LiftSplat(nn.Module):
             features = torch.cat([self.hint_net(self._encode(measured)), features], 1)
         split = [self.num_bins, self.out_channels]
         logits, context = self.depth_net(features).split(split, dim=1)
-        # float32: in bfloat16 a softmax over 60 bins loses the small ones.
-        depth = logits.float().softmax(1)
-        cell = self.frustum_cells(bev_from_image, features.shape[-2:], image_sample)
+        # float32: in bfloat16 a softmax over 60 bins loses the small ones. Not so its result.
+        depth = logits.float().softmax(1).to(context.dtype)
+        splat = self._splat_of(bev_from_image, image_sample, features.shape[-2:], batch_size)
         num_cells = self.pool_grid.num_cells * batch_size
-        context = context.float().movedim(1, -1).contiguous()  # (N, H, W, C)
-        pooled = bev_pool(depth.contiguous(), context, cell, num_cells)
+        context = context.movedim(1, -1).contiguous()  # (N, H, W, C)
+        pooled = bev_pool(depth.contiguous(), context, splat.cell, num_cells, splat.plan)
         pooled = pooled.view(batch_size, *self.pool_grid.shape, -1).movedim(-1, 1)
         return self.bev_net(pooled), DepthOutput(logits, bev_from_image, image_sample, measured)
+
+    def _splat_of(
+        self, bev_from_image: Tensor, image_sample: Tensor, size: Sequence[int], batch_size: int
+    ) -> _Splat:
+        # In training augmentation changes it at every step; a compiled graph cannot ask.
+        keep = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        calibration = bev_from_image, image_sample, (size[0], size[1]), batch_size
+        if keep and self._splat is not None and self._splat.is_for(*calibration):
+            return self._splat
+        cell = self.frustum_cells(bev_from_image, size, image_sample)
+        plan = plan_bev_pool(cell, self.pool_grid.num_cells * batch_size)
+        splat = _Splat(*calibration, cell, plan)
+        # Copies: the caller may change his tensors in place.
+        self._splat = (
+            replace(splat, bev_from_image=bev_from_image.clone(), image_sample=image_sample.clone())
+            if keep
+            else None
+        )
+        return splat
 
     @torch.no_grad()
     def frustum_cells(

@@ -119,6 +119,45 @@ def test_peer_bug_8_no_frustum_point_on_the_grid_gives_an_empty_map():
     assert (bev == 0).all()
 
 
+def test_plan_is_kept_while_the_calibration_stays(monkeypatch):
+    lift = LiftSplat(4, GRID, 3, (1.0, 11.0), 1.0).eval()
+    features, points, sample = torch.randn(2, 4, 3, 5), torch.zeros(0, 5), torch.tensor([0, 1])
+    made = []
+    find = lift.frustum_cells
+    monkeypatch.setattr(lift, "frustum_cells", lambda *args: made.append(1) or find(*args))
+
+    def bev(matrices, sample=sample, batch_size=2):
+        return lift(features, matrices, sample, batch_size, points, sample[:0])[0]
+
+    matrices = bev_from_image(2)
+    with torch.no_grad():
+        first = bev(matrices)
+        assert torch.equal(bev(matrices.clone()), first)
+        assert len(made) == 1
+        matrices[0, 0, 3] += 2  # in place: what is kept must not change with it
+        moved = bev(matrices)
+        assert len(made) == 2
+        assert not torch.equal(moved, first)
+        assert torch.equal(bev(matrices, sample.flip(0))[0], moved[1])
+        assert bev(matrices, batch_size=3).shape[0] == 3
+        assert len(made) == 4
+    # With gradients nothing is kept: what inference mode made could not be saved for them.
+    bev(matrices).sum().backward()
+    bev(matrices)
+    assert len(made) == 6
+
+
+def test_features_in_half_precision_are_pooled_as_they_are():
+    lift = LiftSplat(4, GRID, 3, (1.0, 11.0), 1.0, bev_layers=0)
+    features, points, sample = torch.randn(2, 4, 3, 5), torch.zeros(0, 5), torch.tensor([0, 1])
+    args = bev_from_image(2), sample, 2, points, sample[:0]
+    full = lift(features, *args)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        half = lift(features, *args)[0]
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.05)
+
+
 def test_lifted_feature_arrives_undiminished():
     """Over all cells, a pixel's weights sum to one if its whole ray is on the grid."""
     grid = BEVGrid((-50, 50), (-50, 50), 1.0)
