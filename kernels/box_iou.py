@@ -32,12 +32,16 @@ def box_overlap_reference(
 
 
 def columns(boxes: Tensor) -> list[Tensor]:
-    """x, y, z, half sizes, cosine, sine and radius of the ground rectangle, each (M,)."""
+    """x, y, z, half sizes, cosine, sine and radius of the ground rectangle, each (M,).
+
+    NaN for a box that is not finite.
+    """
     boxes = boxes.detach()
     boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
+    # No number compares with NaN: such a box is near nothing.
+    boxes = boxes.where(boxes.isfinite().all(1, keepdim=True), torch.nan)
     half, yaw = boxes[:, 3:6].clamp(min=0) / 2, boxes[:, 6]
-    # NaN unless all seven numbers are finite: such a box is near nothing.
-    radius = torch.hypot(half[:, 0], half[:, 1]) + 0 * (0 * boxes).sum(1)
+    radius = torch.hypot(half[:, 0], half[:, 1])
     return [*boxes[:, :3].unbind(1), *half.unbind(1), yaw.cos(), yaw.sin(), radius]
 
 

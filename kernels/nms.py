@@ -249,7 +249,8 @@ def circle_nms(
         ValueError: if the shapes do not fit, or ``max_kept`` is negative.
     """
     _check(centers, 2, scores, labels, batch_index, max_kept)
-    radii = torch.as_tensor(radius, device=centers.device)
+    dtype = torch.promote_types(centers.dtype, torch.float32)
+    radii = torch.as_tensor(radius, dtype=dtype, device=centers.device)
     if radii.ndim == 0:
         radii = radii.expand(len(centers))
     if radii.shape != centers.shape[:1]:

@@ -51,11 +51,15 @@ def box_overlap(
 
 
 def prepare(boxes: Array) -> Array:
-    """(M, 9) float64: x, y, z, half sizes, cosine, sine, radius of the ground rectangle."""
+    """(M, 9) float64: x, y, z, half sizes, cosine, sine, radius of the ground rectangle.
+
+    NaN for a box that is not finite.
+    """
     boxes = np.asarray(boxes, np.float64).reshape(-1, 7)
+    # No number compares with NaN: such a box is near nothing.
+    boxes = np.where(np.isfinite(boxes).all(1, keepdims=True), boxes, np.nan)
     half, yaw = np.maximum(boxes[:, 3:6], 0) / 2, boxes[:, 6]
-    # NaN unless all seven numbers are finite: such a box is near nothing.
-    radius = np.hypot(half[:, 0], half[:, 1]) + 0 * np.sum(0 * boxes, axis=1)
+    radius = np.hypot(half[:, 0], half[:, 1])
     columns = *boxes[:, :3].T, *half.T, np.cos(yaw), np.sin(yaw), radius
     return np.stack(columns, axis=1)
 

@@ -16,10 +16,10 @@ from .box_iou import columns
 
 def inside_reference(points: Tensor, boxes: Tensor) -> Tensor:
     """The definition: (P, M) bool in plain PyTorch, whether a point is in a box."""
-    x, y, z, length, width, height, cos, sin, radius = columns(boxes)
+    x, y, z, length, width, height, cos, sin, _ = columns(boxes)
     dx, dy, dz = (points[:, k, None] - middle for k, middle in enumerate((x, y, z)))
     inside = ((dx * cos + dy * sin).abs() <= length) & ((dy * cos - dx * sin).abs() <= width)
-    return inside & (dz.abs() <= height) & radius.isfinite()
+    return inside & (dz.abs() <= height)
 
 
 # --- CPU and GPU paths, torch.library -------------------------------------------------------------

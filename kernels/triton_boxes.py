@@ -112,9 +112,7 @@ def _is_inside(x, y, z, boxes_ptr, box, M):
     cos, sin = tl.load(boxes_ptr + 6 * M + box), tl.load(boxes_ptr + 7 * M + box)
     inside = tl.abs(dx * cos + dy * sin) <= tl.load(boxes_ptr + 3 * M + box)
     inside &= tl.abs(dy * cos - dx * sin) <= tl.load(boxes_ptr + 4 * M + box)
-    inside &= tl.abs(dz) <= tl.load(boxes_ptr + 5 * M + box)
-    # The radius of a box that is not finite is NaN.
-    return inside & (tl.abs(dx) <= tl.load(boxes_ptr + 8 * M + box))
+    return inside & (tl.abs(dz) <= tl.load(boxes_ptr + 5 * M + box))
 
 
 @triton.jit
