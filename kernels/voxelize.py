@@ -28,7 +28,7 @@ class Voxels:
     shape: tuple[int, int, int]  # cells of the grid along x, y, z
 
 
-# --- Definitions, also the path of devices other than the CPU -------------------------------------
+# --- Definitions ----------------------------------------------------------------------------------
 
 
 def group_points_reference(
@@ -105,6 +105,84 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+# --- GPU ------------------------------------------------------------------------------------------
+
+
+def group_points_on_device(
+    points: Tensor,
+    batch_index: Tensor,
+    batch_size: int,
+    point_range: Sequence[float],
+    voxel_size: Sequence[float],
+    shape: Sequence[int],
+    max_points: int | None = None,
+    max_voxels: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`group_points_reference`; the host waits once, for the number of voxels.
+
+    That sizes the result, so it cannot be spared. Until then all tensors have P rows, those of
+    voxels too: what is not a voxel, or not a point inside, is sorted to the end.
+    """
+    nx, ny, nz = shape
+    cells_in_all = batch_size * nx * ny * nz
+    flat = _flat_cells(points, batch_index, batch_size, point_range, voxel_size, shape)
+    flat, order = flat.sort(stable=True)  # stable: points of a voxel stay in input order
+    position = torch.arange(len(flat), device=flat.device)
+    inside = flat < cells_in_all
+    head = inside & (flat != torch.nn.functional.pad(flat, (1, 0), value=-1)[:-1])
+    voxel = head.cumsum(0) - 1  # of each point, and after the last voxel whatever
+    # Where each voxel starts; what is no head goes to one place too many, which is cut off.
+    start = position.new_zeros(len(flat) + 1)
+    start = start.scatter(0, voxel.where(head, len(flat)), position)[:-1]
+    counts = torch.searchsorted(voxel.where(inside, len(flat)), position, right=True) - start
+    real = position < head.sum()
+    voxel_flat = flat[start]
+    if max_points is not None or max_voxels is not None:
+        batch = (voxel_flat // (nx * ny * nz)).where(real, batch_size)
+        renumbered, real = _first_voxels_on_device(order[start], batch, real, max_voxels)
+        number = torch.empty_like(position).scatter(0, renumbered, position)
+        number = number.where(real[number], -1)
+        most = len(flat) if max_points is None else max_points
+        inside = inside & (position - start[voxel] < most)
+        voxel = number[voxel]
+        voxel_flat, counts = voxel_flat[renumbered], counts[renumbered].clamp(max=most)
+    point_voxel = torch.empty_like(position).scatter(0, order, voxel.where(inside, -1))
+    num_voxels = int(real.sum())  # the host waits for the device here
+    voxel_flat, counts = voxel_flat[:num_voxels], counts[:num_voxels].contiguous()
+    parts = voxel_flat // (nx * ny * nz), voxel_flat // (ny * nz) % nx, voxel_flat // nz % ny
+    return torch.stack([*parts, voxel_flat % nz], dim=1), counts, point_voxel
+
+
+def _flat_cells(points, batch_index, batch_size, point_range, voxel_size, shape) -> Tensor:
+    """(P,) cell of each point, the number of cells in all for one outside."""
+    xyz = _at_least_float32(points)[:, :3]
+    inside = (batch_index >= 0) & (batch_index < batch_size)
+    flat = batch_index
+    for axis, size in enumerate(shape):
+        x, low, high = xyz[:, axis], point_range[axis], point_range[axis + 3]
+        inside = inside & (x >= low) & (x < high)
+        # By a tensor: a number torch would turn into its inverse and multiply, which rounds
+        # otherwise than the CPU does. Clipped: rounding may not leave the grid.
+        cell = ((x - low) / x.new_full((), voxel_size[axis])).floor().long().clamp(0, size - 1)
+        flat = flat * size + cell
+    return flat.where(inside, batch_size * shape[0] * shape[1] * shape[2])
+
+
+def _first_voxels_on_device(
+    first_point: Tensor, batch: Tensor, real: Tensor, max_voxels: int | None
+) -> tuple[Tensor, Tensor]:
+    """Voxels in order of sample and first point, those within the cap first; which of them are."""
+    order = (batch * (len(batch) + 1) + first_point).argsort()
+    real = real[order]
+    if max_voxels is not None:
+        batch = batch[order]
+        position = torch.arange(len(order), device=order.device)
+        real = real & (position - torch.searchsorted(batch, batch) < max_voxels)
+        kept_first = (~real).byte().argsort(stable=True)
+        order, real = order[kept_first], real[kept_first]
+    return order, real
+
+
 # --- CPU and GPU paths, torch.library -------------------------------------------------------------
 
 
@@ -130,7 +208,7 @@ def _group_points(
     return coordinates, counts, point_voxel
 
 
-_group_points.register_kernel("cuda")(group_points_reference)
+_group_points.register_kernel("cuda")(group_points_on_device)
 
 
 @_group_points.register_fake

@@ -6,12 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_cases import TOLERANCE
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bevstack.kernels import pillar_max, scatter_to_bev, voxelize
 from bevstack.kernels.voxelize import (
     _group_points,
     _voxel_max,
     _voxel_mean,
+    group_points_on_device,
     group_points_reference,
     voxel_max_reference,
     voxel_mean_reference,
@@ -45,8 +47,40 @@ caps = st.one_of(st.none(), st.integers(1, 6))
 def test_same_voxels_as_the_reference(cloud, size, max_points, max_voxels):
     voxels = voxelize(*cloud, 3, RANGE, size, max_points, max_voxels)
     expected = group_points_reference(*cloud, 3, RANGE, size, voxels.shape, max_points, max_voxels)
-    for ours, want in zip((voxels.coordinates, voxels.num_points, voxels.point_voxel), expected):
+    on_device = group_points_on_device(*cloud, 3, RANGE, size, voxels.shape, max_points, max_voxels)
+    on_cpu = voxels.coordinates, voxels.num_points, voxels.point_voxel
+    for ours, theirs, want in zip(on_cpu, on_device, expected):
         assert torch.equal(ours, want)
+        assert torch.equal(theirs, want)
+
+
+class Waits(TorchDispatchMode):
+    """Lists the operations for which a host waits for a device."""
+
+    WAITING = "_local_scalar_dense", "nonzero", "masked_select", "unique", "lift_fresh", "bincount"
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        mask = func is torch.ops.aten.index.Tensor and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        if mask or any(name in func.name() for name in self.WAITING):
+            self.found.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("caps", [(None, None), (3, None), (None, 7), (3, 7)])
+def test_grouping_on_a_device_waits_for_it_once(caps):
+    cloud = make_points(300)
+    with Waits() as waits:
+        group_points_on_device(*cloud, 3, RANGE, SIZE, (8, 14, 12), *caps)
+    assert waits.found == ["aten::_local_scalar_dense"]
+    with Waits() as waits:
+        group_points_reference(*cloud, 3, RANGE, SIZE, (8, 14, 12), *caps)
+    assert len(waits.found) > 2
 
 
 @settings(max_examples=50, deadline=None)
