@@ -18,22 +18,20 @@ from torch import Tensor
 
 Triple = tuple[int, int, int]
 
-# Offsets in a run of RowGroups, by device. On the CPU a plane of a 3x3x3 kernel: over shorter runs
+# Offsets that rows are grouped by together on the CPU: a plane of a 3x3x3 kernel. Over shorter runs
 # sums are written more often, over longer ones more rows of zeros are multiplied.
-GROUP_WIDTH = {"cpu": 9}
-# Outputs of a block on a GPU; with 128, a tenth more is multiplied.
-BLOCK_ROWS = 64
+GROUP_WIDTH = 9
 
 
 class RowGroups(NamedTuple):
-    """Outputs in order of which neighbours they have, for each run of GROUP_WIDTH offsets.
+    """Outputs in order of which neighbours they have; the form is the device's own.
 
-    On a GPU they are in blocks of BLOCK_ROWS: ``order`` (1 + K, slots) and ``mask`` (blocks, words)
-    are then what ``triton_neighbors.group_rows`` returns.
+    CPU: order and masks (S, U) int32 of ``numba_neighbors.group_rows``, for each of the S runs of
+    GROUP_WIDTH offsets. GPU: slots (1 + K, ...) and masks of ``triton_neighbors.group_rows``.
     """
 
-    order: Tensor  # (S, U) int32 output rows, by ascending mask, then by number
-    mask: Tensor  # (S, U) int32 masks of those rows: bit i for offset s * GROUP_WIDTH + i
+    order: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ def _(rows: Tensor, num_inputs: int) -> Tensor:
 def _group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     from .numba_neighbors import group_rows
 
-    parts = group_rows(rows.contiguous().numpy(), GROUP_WIDTH["cpu"], torch.get_num_threads())
+    parts = group_rows(rows.contiguous().numpy(), GROUP_WIDTH, torch.get_num_threads())
     order, mask = map(torch.from_numpy, parts)
     return order, mask
 
@@ -213,13 +211,13 @@ def _(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @_group_rows.register_fake
 def _(rows: Tensor) -> tuple[Tensor, Tensor]:
-    outputs, offsets = rows.shape
+    U, K = rows.shape
     if rows.device.type == "cpu":
-        num_runs = -(-offsets // GROUP_WIDTH["cpu"])
-        return rows.new_empty(num_runs, outputs), rows.new_empty(num_runs, outputs)
-    blocks = -(-outputs // BLOCK_ROWS)
-    slots = rows.new_empty(1 + offsets, blocks * BLOCK_ROWS)
-    return slots, rows.new_empty(blocks, -(-offsets // 32))
+        return rows.new_empty(-(-K // GROUP_WIDTH), U), rows.new_empty(-(-K // GROUP_WIDTH), U)
+    from .triton_neighbors import ROWS
+
+    blocks = -(-U // ROWS)
+    return rows.new_empty(1 + K, blocks * ROWS), rows.new_empty(blocks, -(-K // 32))
 
 
 # --- Public ---------------------------------------------------------------------------------------

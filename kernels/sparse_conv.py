@@ -39,10 +39,7 @@ def sparse_conv_reference(
     return out.relu() if relu else out
 
 
-# --- CPU ------------------------------------------------------------------------------------------
-
-# Bytes of a gathered block: it shall stay in the cache until it is multiplied.
-BLOCK_BYTES = 1 << 20
+# --- CPU and GPU ----------------------------------------------------------------------------------
 
 
 def sparse_conv_cpu(
@@ -55,8 +52,15 @@ def sparse_conv_cpu(
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """Blocks of rows, gathered and multiplied by the BLAS."""
-    return sparse_conv_reference(features, weight, rows, bias, residual, relu)
+    """Blocks of rows that have about the same neighbours, gathered and multiplied by the BLAS."""
+    from .blas_sparse_conv import convolve  # here: numba takes a second to import
+
+    inputs, kernel = _at_least_float32(features, weight)
+    terms = [
+        None if t is None else t.detach().to(inputs.dtype).contiguous() for t in (bias, residual)
+    ]
+    out = convolve(inputs, kernel, rows.contiguous(), order, mask, *terms, relu)
+    return out.to(features.dtype)
 
 
 def sparse_conv_backward_cpu(
@@ -70,17 +74,56 @@ def sparse_conv_backward_cpu(
     by_input_order: Tensor,
     by_input_mask: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients to features and weight.
+    """Gradients to features and weight; that to the features is a convolution from the outputs."""
+    from .blas_sparse_conv import convolve, weight_gradient
 
-    That to the features is a convolution too, from outputs to inputs; that to the weight is summed
-    over blocks of rows, in order.
-    """
-    grad_features = sparse_conv_cpu(
-        grad, weight.transpose(1, 2), by_input, by_input_order, by_input_mask
-    )
-    gathered = F.pad(features, (0, 0, 1, 0)).index_select(0, (rows + 1).flatten())
-    grad_weight = gathered.view(len(rows), -1).T @ grad
-    return grad_features, grad_weight.view(weight.shape)
+    upstream, inputs = _at_least_float32(grad, features)
+    (transposed,) = _at_least_float32(weight.transpose(1, 2))
+    inverse = by_input.contiguous(), by_input_order, by_input_mask
+    grad_features = convolve(upstream, transposed, *inverse)
+    grad_weight = weight_gradient(upstream, inputs, rows.contiguous(), order, mask)
+    return grad_features.to(features.dtype), grad_weight.to(weight.dtype)
+
+
+def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
+    double = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if double else torch.float32
+    return [tensor.detach().to(dtype).contiguous() for tensor in tensors]
+
+
+def sparse_conv_triton(
+    features: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    slots: Tensor,
+    masks: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """Rows that have about the same neighbours, gathered and multiplied on the way, by Triton."""
+    from .triton_sparse_conv import convolve
+
+    return convolve(features, weight, slots, masks, len(rows), bias, residual, relu)
+
+
+def sparse_conv_backward_triton(
+    grad: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    rows: Tensor,
+    slots: Tensor,
+    masks: Tensor,
+    by_input: Tensor,
+    by_input_slots: Tensor,
+    by_input_masks: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Gradients to features and weight, by Triton."""
+    from .triton_sparse_conv import convolve, weight_grad
+
+    inverse = by_input_slots, by_input_masks, len(features)
+    grad_features = convolve(grad, weight.transpose(1, 2), *inverse)
+    return grad_features, weight_grad(features, grad, slots, masks).to(weight.dtype)
 
 
 # --- torch.library --------------------------------------------------------------------------------
@@ -134,13 +177,7 @@ def _sparse_conv_backward(
     )
 
 
-@_sparse_conv_backward.register_kernel("cuda")
-def _(grad, features, weight, rows, order, mask, by_input, by_input_order, by_input_mask):
-    from .triton_sparse_conv import convolve, weight_grad
-
-    swapped, num_inputs = weight.transpose(1, 2), features.shape[0]
-    grad_features = convolve(grad, swapped, by_input_order, by_input_mask, num_inputs)
-    return grad_features, weight_grad(features, grad, order, mask).to(weight.dtype)
+_sparse_conv_backward.register_kernel("cuda")(sparse_conv_backward_triton)
 
 
 @_sparse_conv_backward.register_fake
@@ -211,11 +248,13 @@ def sparse_conv(
             f"the residual is {tuple(residual.shape)}, the output "
             f"{(table.rows.shape[0], kernel.shape[2])}"
         )
-    by_input = order = mask = None
-    if torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad):
-        by_input, (order, mask) = table.by_input, table.groups_by_input
+    rows, (order, mask) = table.rows, table.groups
+    if not torch.is_grad_enabled() or not (features.requires_grad or weight.requires_grad):
+        return _sparse_conv(
+            features, kernel, rows, order, mask, None, None, None, bias, residual, relu
+        )
+    back, (back_order, back_mask) = table.by_input, table.groups_by_input
     return _sparse_conv(
-        *(features, kernel, table.rows, *table.groups),
-        *(by_input, order, mask, bias, residual),
-        relu,
+        *(features, kernel, rows, order, mask),
+        *(back, back_order, back_mask, bias, residual, relu),
     )
