@@ -9,8 +9,11 @@ offset, a product over the rows, split into a number of sums that follows from s
 that are added in a fixed order: no atomics, so the result is the same on every run.
 
 V input rows, U outputs, K kernel offsets, S slots. Block sizes follow from the number of channels
-and are not tuned: no figure was measured on a GPU yet. ``tools/sparse_conv_cost.py`` counts the
-bytes and operations that they should be measured against.
+and are not tuned: no figure was measured on a GPU yet. To measure against, counted by
+``tools/sparse_conv_cost.py``: the 21 convolutions of BEVFusion's voxel encoder are 51 GFLOP on
+79,745 voxels and 88 on 105,127 (1.25 and 1.21 times that with the zeros in the blocks), 250 and 400
+MB of memory in 2-byte values, 0.8 and 1.3 GB gathered through the cache. By its data sheet an H200
+needs 0.06 to 0.1 ms for either; launches and the waits for four numbers of outputs will cost more.
 """
 
 # Offsets of elements are int64: V * C and K * S may pass 2**31. Rows and slots do not.
