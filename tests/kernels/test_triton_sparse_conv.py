@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_cases import load_tool
 
 pytest.importorskip("triton")
 import triton.language as tl
@@ -222,6 +223,17 @@ def test_outputs_of_one_pattern_stand_together():
     assert found == {tuple(pattern) for pattern in patterns.int().tolist()}
 
 
+@interpreted
+@pytest.mark.parametrize("K", [3, 27, 31])
+def test_blocks_are_as_full_as_the_cost_tool_counts(K):
+    rows = random_rows(500, K, V=400, share=0.15)
+    _, masks = triton_neighbors.group_rows(rows)
+    occurs = (masks >> torch.arange(K)) & 1
+    cost = load_tool("sparse_conv_cost")
+    assert cost.ROWS == ROWS
+    assert cost.blocks_with_offset(rows.numpy()) == occurs.sum()
+
+
 # --- Convolution ----------------------------------------------------------------------------------
 
 
@@ -348,6 +360,14 @@ def test_refuses_float64():
         triton_sparse_conv.convolve(features.double(), weight, *groups, rows.shape[0])
     with pytest.raises(ValueError, match="float32, float16 or bfloat16"):
         triton_sparse_conv.weight_grad(features.double(), features, *groups)
+
+
+@interpreted
+def test_refuses_two_devices():
+    features, weight, rows, _ = layer(SIZES["points"], torch.float32)
+    groups = triton_neighbors.group_rows(rows)
+    with pytest.raises(ValueError, match="move them together"):
+        triton_sparse_conv.convolve(features, weight.to("meta"), *groups, rows.shape[0])
 
 
 @interpreted
