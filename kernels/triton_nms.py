@@ -34,7 +34,7 @@ def _bits(suppressed, row, column, group_i, group_j):
 def iou_bits_kernel(
     boxes_ptr,  # (9, M)
     group_ptr,  # (M,) int32, not falling
-    bits_ptr,  # (M, W) int64: bit j of word w is set where the row suppresses box 64 w + j
+    table_ptr,  # (M, W) int64: bit j of word w is set where the row suppresses box 64 w + j
     threshold_ptr,  # (1,)
     M,
     W,
@@ -66,14 +66,14 @@ def iou_bits_kernel(
         some = union > 0
         iou = tl.where(some, shared / tl.where(some, union, 1.0), 0.0)
         bits = _bits(iou > tl.load(threshold_ptr), row, column, group_i, group_j)
-    tl.store(bits_ptr + row.to(tl.int64) * W + word, bits, mask=real_i)
+    tl.store(table_ptr + row.to(tl.int64) * W + word, bits, mask=real_i)
 
 
 @triton.jit
 def circle_bits_kernel(
     discs_ptr,  # (3, M) x, y, radius
     group_ptr,  # (M,) int32, not falling
-    bits_ptr,  # (M, W) int64
+    table_ptr,  # (M, W) int64
     M,
     W,
     ROWS: tl.constexpr,
@@ -90,7 +90,7 @@ def circle_bits_kernel(
     limit = tl.load(disc + 2 * M, mask=real_i)[:, None]
     limit = (limit + tl.load(other + 2 * M, mask=real_j)[None, :]) * 0.5
     bits = _bits(x * x + y * y <= limit * limit, row, column, group_i, group_j)
-    tl.store(bits_ptr + row.to(tl.int64) * W + word, bits, mask=real_i)
+    tl.store(table_ptr + row.to(tl.int64) * W + word, bits, mask=real_i)
 
 
 @triton.jit
@@ -100,7 +100,7 @@ def _or(a, b):
 
 @triton.jit
 def sweep_kernel(
-    bits_ptr,  # (M, W) int64
+    table_ptr,  # (M, W) int64
     keep_ptr,  # (M,) bool
     M,
     W,
@@ -111,12 +111,12 @@ def sweep_kernel(
     removed = tl.zeros((BLOCK_W,), tl.int64)
     for word in range(W):
         row = word * 64 + bit
-        place = bits_ptr + row.to(tl.int64) * W + word
-        own = tl.load(place, mask=row < M, other=0)
+        own = tl.load(table_ptr + row.to(tl.int64) * W + word, mask=row < M, other=0)
         # Who stays of these 64: each round settles at least the next in order; chains are short.
         gone = (tl.sum(tl.where(words == word, removed, 0)) >> bit) & 1
         start = (row < M) & (gone == 0)
-        keep, changed = start.to(tl.int64), 1
+        keep = start.to(tl.int64)
+        changed = tl.sum(keep)
         while changed > 0:
             by_others = tl.reduce(tl.where(keep > 0, own, 0), 0, _or)
             settled = (start & (((by_others >> bit) & 1) == 0)).to(tl.int64)
@@ -126,10 +126,8 @@ def sweep_kernel(
         kept = tl.sum(keep << bit)
         for low in range(0, 64, ROWS):
             part = low + tl.arange(0, ROWS)
-            row = word * 64 + part
-            read = ((kept >> part) & 1) > 0
-            mask = read[:, None] & (words > word)[None, :] & (words < W)[None, :]
-            place = bits_ptr + row.to(tl.int64)[:, None] * W + words[None, :]
+            mask = (((kept >> part) & 1) > 0)[:, None] & ((words > word) & (words < W))[None, :]
+            place = table_ptr + (word * 64 + part).to(tl.int64)[:, None] * W + words[None, :]
             removed |= tl.reduce(tl.load(place, mask=mask, other=0), 0, _or)
 
 

@@ -26,7 +26,9 @@ from triton.compiler import ASTSource
 
 from bevstack.kernels import (
     triton_bev_pool,
+    triton_boxes,
     triton_neighbors,
+    triton_nms,
     triton_sparse_conv,
     triton_voxelize,
 )
@@ -44,6 +46,7 @@ POINTS = triton_voxelize.blocks_of(5)
 OFFSETS = triton_neighbors.blocks_of(27)
 GROUPS = triton_neighbors.pattern_blocks(27)
 FLAT = {"BLOCK": triton_neighbors.FLAT_BLOCK}
+OVERLAP = {"ALIGNED": False, "IN_SPACE": True, "AREA_ONLY": False, **triton_boxes.PAIRS}
 
 
 def pool(blocks: dict[str, int]) -> Callable:
@@ -76,6 +79,14 @@ KERNELS: dict[str, tuple[Any, Any]] = {
     "invert": (triton_neighbors.invert_kernel, FLAT),
     "pattern": (triton_neighbors.pattern_kernel, GROUPS),
     "arrange": (triton_neighbors.arrange_kernel, {"ROWS": triton_neighbors.ROWS}),
+    "box_overlap": (triton_boxes.overlap_kernel, OVERLAP),
+    "find_box": (triton_boxes.find_box_kernel, triton_boxes.POINTS),
+    "count_points": (triton_boxes.count_points_kernel, triton_boxes.COUNTS),
+    "iou_bits": (triton_nms.iou_bits_kernel, triton_nms.MASK),
+    "circle_bits": (triton_nms.circle_bits_kernel, triton_nms.MASK),
+    # A thousand boxes, and the most.
+    "sweep_16": (triton_nms.sweep_kernel, triton_nms.sweep_blocks(16)),
+    "sweep_1024": (triton_nms.sweep_kernel, triton_nms.sweep_blocks(1024)),
     # The narrowest and the widest layer of BEVFusion's encoder.
     **{
         f"{name}_{channels}": (kernel, conv(channels, blocks))
@@ -97,7 +108,9 @@ POINTER_TYPES = {
     **dict.fromkeys(("coordinates_ptr", "values_ptr", "rows_ptr", "outputs_ptr"), "*i32"),
     **dict.fromkeys(("bits_ptr", "counts_ptr", "upto_ptr", "by_input_ptr", "pattern_ptr"), "*i32"),
     **dict.fromkeys(("slots_ptr", "masks_ptr", "blocks_ptr"), "*i32"),
-    **dict.fromkeys(("keys_ptr", "sorted_ptr"), "*i64"),
+    **dict.fromkeys(("keys_ptr", "sorted_ptr", "table_ptr", "found_ptr", "count_ptr"), "*i64"),
+    **dict.fromkeys(("boxes_ptr", "others_ptr", "overlap_ptr", "points_ptr"), "*fp32"),
+    **{"discs_ptr": "*fp32", "threshold_ptr": "*fp32", "group_ptr": "*i32", "keep_ptr": "*i1"},
     "partial_ptr": "*fp32",
 }
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-shapely = pytest.importorskip("shapely")
+pytest.importorskip("shapely")
 from box_cases import random_boxes, rectangles
 
 from bevstack.kernels import box_iou_bev, circle_nms, nms
