@@ -17,7 +17,7 @@ from torch import Tensor
 from .triton_boxes import intersection
 
 WORD = 64  # boxes in a word of the bit table
-MASK = {"ROWS": 8}
+MASK = {"ROWS": 4}
 # The table of more boxes would take more than 512 MB.
 MOST_BOXES = 1 << 16
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.numba_points_in_boxes import count_points_in_boxes
 from .casting import Snapshot
 from .rig import CAMERAS
 from .world import World
@@ -42,25 +42,13 @@ def label_agents(world: World, snapshot: Snapshot, time: float, cloud: NDArray) 
         if np.hypot(*(xy - ego[:2, 3])) < ANNOTATED_RANGE:
             near.append((index, np.array([*xy, agent.shape.size[2] / 2]), yaw))
     visibility = _visibility(world, snapshot, ego, near)
-    labels = []
-    for (index, center, yaw), seen in zip(near, visibility):
-        count = int(count_points_in_box(cloud, center, world.agents[index].shape.size, yaw))
-        labels.append(BoxLabel(index, center, yaw, count, seen))
-    return labels
-
-
-@numba.njit(cache=True)
-def count_points_in_box(points, center, size, yaw):
-    """How many of the (P, 3) points lie in the box, its surface included."""
-    reach = np.hypot(size[0], size[1]) / 2
-    cos, sin, count = np.cos(yaw), np.sin(yaw), 0
-    for i in range(len(points)):
-        x, y = points[i, 0] - center[0], points[i, 1] - center[1]
-        if abs(x) > reach or abs(y) > reach or abs(points[i, 2] - center[2]) > size[2] / 2:
-            continue
-        if abs(x * cos + y * sin) <= size[0] / 2 and abs(y * cos - x * sin) <= size[1] / 2:
-            count += 1
-    return count
+    boxes = [[*center, *world.agents[index].shape.size, yaw] for index, center, yaw in near]
+    # One thread: scenes are written by processes of their own.
+    counts = count_points_in_boxes(cloud, np.array(boxes).reshape(-1, 7), num_threads=1)
+    return [
+        BoxLabel(index, center, yaw, count, seen)
+        for (index, center, yaw), count, seen in zip(near, counts.tolist(), visibility)
+    ]
 
 
 # Where lines of sight aim: a grid in the box, a little inside its surface.

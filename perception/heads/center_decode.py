@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...datasets.boxes import Boxes3D, Detections
 from ...kernels.grid import BEVGrid
+from ...kernels.numba_nms import circle_nms
 
 
 def decode_centers(
@@ -36,7 +37,8 @@ def decode_centers(
         channels: how the R channels split into offset, height, size, heading, velocity, attribute.
         score_threshold: lowest score given.
         max_boxes: most boxes per sample.
-        nms_scale: see :func:`suppress_near`; 0 for none.
+        nms_scale: of two boxes of a class whose centres are not further apart than this times
+            their mean shorter side, only the better one is given; 0 turns that off.
     """
     score, label, cell = find_peaks(heatmap, max_boxes)
     sample = torch.arange(len(heatmap), device=heatmap.device)[:, None]
@@ -77,39 +79,14 @@ def find_peaks(heatmap: Tensor, max_boxes: int) -> tuple[Tensor, Tensor, Tensor]
     return score, index // num_cells, index % num_cells
 
 
-def suppress_near(
-    position: NDArray, size: NDArray, label: NDArray, scale: float
-) -> NDArray[np.bool_]:
-    """Greedy suppression by centre distance: which boxes stay.
-
-    A box goes if a better one that stays, of its class, is nearer than ``scale`` times the mean
-    of the shorter sides of the two: nearer than that, upright boxes side by side would overlap.
-
-    Args:
-        position: (M, 2) x, y, best first.
-        size: (M, 3) length, width, height.
-        label: (M,).
-        scale: see above.
-    """
-    side = size[:, :2].min(1)
-    distance = np.linalg.norm(position[:, None] - position[None], axis=-1)
-    near = (distance < scale * (side[:, None] + side[None]) / 2) & (label[:, None] == label[None])
-    near = np.tril(near, -1)  # [i, j]: the better box j would suppress i
-    keep = np.ones(len(label), bool)
-    # Each round settles at least the next box in order; chains are short, so it takes a few.
-    while True:
-        settled = ~(near & keep).any(1)
-        if (settled == keep).all():
-            return keep
-        keep = settled
-
-
 def _detections(rows: NDArray, score_threshold: float, nms_scale: float) -> Detections:
     score = rows[:, 9]
     # Score 0 is no peak, whatever the threshold.
     rows = rows[(score >= score_threshold) & (score > 0) & np.isfinite(rows).all(1)]
     if nms_scale > 0:
-        rows = rows[suppress_near(rows[:, :2], rows[:, 3:6], rows[:, 10], nms_scale)]
+        # Nearer than the mean of their shorter sides, boxes side by side would overlap.
+        radius = nms_scale * rows[:, 3:5].min(1)
+        rows = rows[circle_nms(rows[:, :2], rows[:, 9], radius, labels=rows[:, 10])]
     boxes = Boxes3D(
         center=rows[:, 0:3],
         size=rows[:, 3:6],

@@ -13,7 +13,6 @@ from model_parts import GRID, MAP_GRID, make_batch, make_boxes
 from bevstack.datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES
 from bevstack.kernels.grid import BEVGrid
 from bevstack.perception.heads import CenterHead, CenterOutput, MapHead, MapOutput
-from bevstack.perception.heads.center_decode import suppress_near
 from bevstack.perception.heads.center_targets import draw_targets, gaussian_radius
 
 
@@ -212,24 +211,21 @@ def test_no_more_boxes_than_asked_for_and_none_below_the_threshold():
     assert (head.decode(output)[0].score >= 0.9).all()
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 10**6), count=st.integers(0, 60))
-def test_suppression_is_the_greedy_loop(seed, count):
-    rng = np.random.default_rng(seed)
-    position, size = rng.uniform(0, 8, (count, 2)), rng.uniform(0.5, 4, (count, 3))
-    label = rng.integers(0, 2, count)
-    keep = []
-    for i in range(count):
-        near = (
-            j
-            for j in keep
-            if label[i] == label[j]
-            and np.hypot(*(position[i] - position[j]))
-            < 1.3 * (size[i, :2].min() + size[j, :2].min()) / 2
-        )
-        if next(near, None) is None:
-            keep.append(i)
-    assert np.flatnonzero(suppress_near(position, size, label, 1.3)).tolist() == keep
+@pytest.mark.parametrize(
+    ("nms_scale", "labels"), [(1.0, [0, 0, 8]), (0.7, [0, 0, 0, 8]), (0.0, [0, 0, 0, 8])]
+)
+def test_a_box_nearer_than_the_mean_shorter_side_to_a_better_one_goes(nms_scale, labels):
+    """Cars 2 and 1 m wide, 1.2 m apart; a pedestrian beside them; a third car far away."""
+    boxes = make_boxes(
+        [[2.2, 2.2, 0.7], [3.4, 2.2, 0.7], [2.2, 3.0, 0.9], [-9.0, 2.2, 0.7]],
+        [0, 0, 8, 0],
+        size=torch.tensor([[4.0, 2, 1.5], [1, 4, 1.5], [0.7, 0.7, 1.8], [4, 2, 1.5]]),
+    )
+    head = CenterHead(4, GRID, channels=8, nms_scale=nms_scale)
+    (found,) = head.decode(ideal_output(boxes))
+    assert sorted(found.boxes.label) == labels
+    assert (np.diff(found.score) <= 0).all()
+    assert found.boxes.center[0] == pytest.approx([2.2, 2.2, 0.7], abs=1e-5)
 
 
 def test_groups_must_name_every_class_once():
