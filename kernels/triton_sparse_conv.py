@@ -12,8 +12,9 @@ V input rows, U outputs, K kernel offsets, S slots. Block sizes follow from the 
 and are not tuned: no figure was measured on a GPU yet. To measure against, counted by
 ``tools/sparse_conv_cost.py``: the 21 convolutions of BEVFusion's voxel encoder are 51 GFLOP on
 79,745 voxels and 88 on 105,127 (1.25 and 1.21 times that with the zeros in the blocks), 250 and 400
-MB of memory in 2-byte values, 0.8 and 1.3 GB gathered through the cache. By its data sheet an H200
-needs 0.06 to 0.1 ms for either; launches and the waits for four numbers of outputs will cost more.
+MB of memory in 2-byte values. By its data sheet an H200 needs 0.06 to 0.1 ms for either. Through
+the second-level cache go 1.8 and 2.9 GB, gathered rows and, half of it, weights, which each block
+reads again; and launches and the waits for four numbers of outputs will cost more than all this.
 """
 
 # Offsets of elements are int64: V * C and K * S may pass 2**31. Rows and slots do not.
@@ -170,8 +171,10 @@ def conv_blocks(C_in: int, C_out: int, dtype: torch.dtype) -> dict[str, int]:
 def weight_grad_blocks(C_in: int, C_out: int, dtype: torch.dtype) -> dict[str, int]:
     """The same for the gradient to the weights."""
     most = MOST_GRAD_CHANNELS[dtype]
-    blocks = channel_block(C_in, most), channel_block(C_out, most)
-    return {"ROWS": ROWS, "BLOCK_IN": blocks[0], "BLOCK_OUT": blocks[1]}
+    block_in, block_out = channel_block(C_in, most), channel_block(C_out, most)
+    # With 4, the sums of 128 x 128 channels would take most registers of each thread.
+    num_warps = 8 if block_in * block_out > 64 * 64 else 4
+    return {"ROWS": ROWS, "BLOCK_IN": block_in, "BLOCK_OUT": block_out, "num_warps": num_warps}
 
 
 def dot_precision(dtype: torch.dtype) -> str:

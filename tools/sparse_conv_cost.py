@@ -61,6 +61,12 @@ class Layer:
         """What is read through the cache: the input of every pair."""
         return self.bytes_per_value * self.pairs * self.channels[0] * self.count
 
+    @property
+    def weight_bytes(self) -> int:
+        """The same of the weights: each block reads those it multiplies by."""
+        weight = self.bytes_per_value * self.channels[0] * self.channels[1]
+        return self.multiplied // ROWS * weight * self.count
+
 
 def blocks_with_offset(rows: np.ndarray) -> int:
     """Number of (block, offset) where some row of the block has the offset, K below 32.
@@ -100,7 +106,7 @@ def _line(layer: Layer) -> str:
         f"| {layer.count} x {layer.name} {layer.channels[0]}-{layer.channels[1]} "
         f"| {len(layer.table.rows)} | {layer.pairs} | {layer.multiplied / layer.pairs:.2f} "
         f"| {layer.flops / 1e9:.2f} | {layer.memory_bytes / 1e6:.1f} "
-        f"| {layer.gathered_bytes / 1e6:.1f} |"
+        f"| {layer.gathered_bytes / 1e6:.1f} | {layer.weight_bytes / 1e6:.1f} |"
     )
 
 
@@ -113,17 +119,19 @@ def report(path: Path) -> str:
     lines = [
         f"{path.name}: {len(coordinates):,} voxels, values of 2 bytes",
         "",
-        "| layers | outputs | pairs | multiplied / pairs | GFLOP | memory MB | gathered MB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| layers | outputs | pairs | multiplied / pairs | GFLOP | memory MB "
+        "| gathered MB | weights MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [_line(layer) for layer in layers]
     flops = sum(layer.flops for layer in layers)
     multiplied = sum(layer.flops * layer.multiplied / layer.pairs for layer in layers)
     memory = sum(layer.memory_bytes for layer in layers)
     gathered = sum(layer.gathered_bytes for layer in layers)
+    weights = sum(layer.weight_bytes for layer in layers)
     lines.append(
         f"| all | | | {multiplied / flops:.2f} | {flops / 1e9:.2f} | {memory / 1e6:.1f} "
-        f"| {gathered / 1e6:.1f} |"
+        f"| {gathered / 1e6:.1f} | {weights / 1e6:.1f} |"
     )
     lines += [
         "",

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from kernel_cases import load_tool
 
@@ -21,6 +21,8 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from bevstack.kernels import triton_neighbors, triton_sparse_conv
+from bevstack.kernels.neighbors import neighbors_reference
+from bevstack.kernels.sparse_conv import sparse_conv_backward_triton, sparse_conv_triton
 from bevstack.kernels.triton_neighbors import ROWS
 
 INTERPRETED = isinstance(triton_sparse_conv.conv_kernel, interpreter.InterpretedFunction)
@@ -167,6 +169,35 @@ def test_strided_rows(geometry, count):
 
 
 @interpreted
+@settings(max_examples=10, deadline=None)
+@given(
+    shape=st.tuples(*3 * [st.integers(1, 6)]),
+    batch_size=st.integers(1, 3),
+    share=st.floats(0, 1),
+    kernel=st.tuples(*3 * [st.integers(1, 3)]),
+    stride=st.tuples(*3 * [st.integers(1, 3)]),
+    padding=st.tuples(*3 * [st.integers(0, 2)]),
+    dilation=st.tuples(*3 * [st.integers(1, 2)]),
+    seed=st.integers(0, 99),
+)
+def test_tables_of_any_geometry(shape, batch_size, share, kernel, stride, padding, dilation, seed):
+    coordinates = voxels(shape, batch_size, int(share * batch_size * np.prod(shape)), seed)
+    odd = tuple(k | 1 for k in kernel)
+    expected = neighbors_reference(
+        coordinates, shape, batch_size, odd, dilation=dilation, submanifold=True
+    )
+    rows = triton_neighbors.submanifold_rows(coordinates, shape, odd, dilation)
+    assert torch.equal(rows, expected.rows)
+    geometry = kernel, stride, padding, dilation
+    out_shape = out_shape_of(shape, *geometry)
+    assume(min(out_shape) > 0)
+    expected = neighbors_reference(coordinates, shape, batch_size, *geometry)
+    outputs, rows = triton_neighbors.strided_rows(coordinates, out_shape, batch_size, *geometry)
+    assert torch.equal(outputs, expected.coordinates)
+    assert torch.equal(rows, expected.rows)
+
+
+@interpreted
 def test_no_voxel():
     none = torch.empty(0, 4, dtype=torch.int32)
     triple = (3, 3, 3)
@@ -290,15 +321,16 @@ def test_convolution_and_both_gradients(sizes, dtype):
     expected = convolution_in_float64(*exact, rows)
     grads = torch.autograd.grad(expected, exact, grad.double())
     groups = triton_neighbors.group_rows(rows)
-    by_input = triton_neighbors.group_rows(triton_neighbors.invert_rows(rows, features.shape[0]))
-    out = triton_sparse_conv.convolve(features, weight, *groups, rows.shape[0])
-    swapped = weight.transpose(1, 2)
-    grad_features = triton_sparse_conv.convolve(grad, swapped, *by_input, features.shape[0])
-    grad_weight = triton_sparse_conv.weight_grad(features, grad, *groups)
-    assert (out.dtype, grad_features.dtype, grad_weight.dtype) == (dtype, dtype, torch.float32)
+    inverse = triton_neighbors.invert_rows(rows, features.shape[0])
+    by_input = triton_neighbors.group_rows(inverse)
+    out = sparse_conv_triton(features, weight, rows, *groups)
+    got = sparse_conv_backward_triton(*(grad, features, weight, rows, *groups, inverse, *by_input))
+    assert {tensor.dtype for tensor in (out, *got)} == {dtype}
     assert_close(out, expected, dtype)
-    assert_close(grad_features, grads[0], dtype)
+    assert_close(got[0], grads[0], dtype)
+    assert_close(got[1], grads[1], dtype)
     # Sums over all rows, in float32 whatever the dtype of the factors.
+    grad_weight = triton_sparse_conv.weight_grad(features, grad, *groups)
     torch.testing.assert_close(grad_weight.double(), grads[1], rtol=1e-5, atol=1e-4)
 
 
