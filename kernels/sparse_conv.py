@@ -56,10 +56,8 @@ def sparse_conv_cpu(
     from .blas_sparse_conv import convolve  # here: numba takes a second to import
 
     inputs, kernel = _at_least_float32(features, weight)
-    terms = [
-        None if t is None else t.detach().to(inputs.dtype).contiguous() for t in (bias, residual)
-    ]
-    out = convolve(inputs, kernel, rows.contiguous(), order, mask, *terms, relu)
+    bias, residual = (t if t is None else _as_array(t, inputs.dtype) for t in (bias, residual))
+    out = convolve(inputs, kernel, rows.contiguous(), order, mask, bias, residual, relu)
     return out.to(features.dtype)
 
 
@@ -88,7 +86,11 @@ def sparse_conv_backward_cpu(
 def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
     double = any(tensor.dtype == torch.float64 for tensor in tensors)
     dtype = torch.float64 if double else torch.float32
-    return [tensor.detach().to(dtype).contiguous() for tensor in tensors]
+    return [_as_array(tensor, dtype) for tensor in tensors]
+
+
+def _as_array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype).contiguous()
 
 
 def sparse_conv_triton(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..datasets.batch import Batch
 from ..kernels.grid import BEVGrid
-from .encoders import CameraEncoder, PillarEncoder
+from .encoders import CameraEncoder, PillarEncoder, VoxelEncoder
 from .fusion import ConvFuser
 from .heads import CenterHead, MapHead
 from .necks import SECOND
@@ -43,7 +43,7 @@ class FusionModel(nn.Module):
         backbone: Callable[[int, BEVGrid], SECOND],
         heads: dict[str, Callable[[int, BEVGrid], Head]],
         camera: Callable[[BEVGrid], CameraEncoder] | None = None,
-        lidar: Callable[[BEVGrid], PillarEncoder] | None = None,
+        lidar: Callable[[BEVGrid], PillarEncoder | VoxelEncoder] | None = None,
         task_weights: dict[str, float] | None = None,
     ):
         super().__init__()
@@ -70,7 +70,9 @@ class FusionModel(nn.Module):
                 f"task_weights names {sorted(unknown)}; the tasks are {[*self.heads, 'camera']}"
             )
         # Convolutions on CPU and tensor cores are fastest with channels last.
-        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        for parameter in self.parameters():
+            if parameter.ndim == 4:  # the weights of sparse convolutions have five axes
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def forward(
         self, batch: Batch, use_camera: bool | Tensor = True, use_lidar: bool | Tensor = True
@@ -141,5 +143,5 @@ def _kept(use: bool | Tensor, sample: Tensor) -> Tensor:
     return torch.full_like(sample, use, dtype=torch.bool)
 
 
-def _channels(encoder: CameraEncoder | PillarEncoder | None) -> int:
+def _channels(encoder: CameraEncoder | PillarEncoder | VoxelEncoder | None) -> int:
     return encoder.out_channels if encoder is not None else 0

@@ -6,6 +6,7 @@ from .image_backbone import ImageBackbone, ResNet, Swin
 from .image_semantics import ImageSemantics
 from .lift_splat import DepthOutput, LiftSplat
 from .pillars import PillarEncoder
+from .voxels import VoxelEncoder
 
 __all__ = [
     "FPN",
@@ -18,4 +19,5 @@ __all__ = [
     "PillarEncoder",
     "ResNet",
     "Swin",
+    "VoxelEncoder",
 ]

@@ -12,6 +12,7 @@ RUNS = {  # every shipped config, with what is laid over it
     "tiny/fusion": ["tiny/fusion"],
     "tiny/lidar_only": ["tiny/fusion", "tiny/lidar_only"],
     "tiny/camera_only": ["tiny/fusion", "tiny/camera_only"],
+    "tiny/voxels": ["tiny/fusion", "tiny/voxels"],
     "overfit_keyframe": ["overfit_keyframe"],
     "nuscenes/fusion": ["nuscenes/fusion"],
 }
