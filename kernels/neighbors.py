@@ -18,20 +18,12 @@ from torch import Tensor
 
 Triple = tuple[int, int, int]
 
-# Offsets that rows are grouped by together on the CPU: a plane of a 3x3x3 kernel. Over shorter runs
-# sums are written more often, over longer ones more rows of zeros are multiplied.
-GROUP_WIDTH = 9
-
 
 class RowGroups(NamedTuple):
-    """Outputs in order of which neighbours they have; the form is the device's own.
+    """Outputs in order of which neighbours they have, as ``triton_neighbors.group_rows`` has it."""
 
-    CPU: order and masks (S, U) int32 of ``numba_neighbors.group_rows``, for each of the S runs of
-    GROUP_WIDTH offsets. GPU: slots (1 + K, ...) and masks of ``triton_neighbors.group_rows``.
-    """
-
-    order: Tensor
-    mask: Tensor
+    slots: Tensor | None  # (1 + K, S) int32; both None on a CPU, which needs no groups
+    masks: Tensor | None  # (S // block, words) int32
 
 
 @dataclass(frozen=True)
@@ -53,13 +45,17 @@ class NeighborTable:
 
     @cached_property
     def groups(self) -> RowGroups:
-        """Outputs grouped by their neighbours, so that a convolution can skip the empty offsets."""
-        return RowGroups(*_group_rows(self.rows))
+        """Outputs grouped by their neighbours, so that a GPU can skip the empty offsets."""
+        return _groups(self.rows)
 
     @cached_property
     def groups_by_input(self) -> RowGroups:
         """The same for the inputs, of ``by_input``."""
-        return RowGroups(*_group_rows(self.by_input))
+        return _groups(self.by_input)
+
+
+def _groups(rows: Tensor) -> RowGroups:
+    return RowGroups(*_group_rows(rows)) if rows.is_cuda else RowGroups(None, None)
 
 
 # --- Definitions ----------------------------------------------------------------------------------
@@ -193,17 +189,8 @@ def _(rows: Tensor, num_inputs: int) -> Tensor:
     return rows.new_empty(num_inputs, rows.shape[1])
 
 
-@torch.library.custom_op("bevstack::group_rows", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("bevstack::group_rows", mutates_args=(), device_types="cuda")
 def _group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
-    from .numba_neighbors import group_rows
-
-    parts = group_rows(rows.contiguous().numpy(), GROUP_WIDTH, torch.get_num_threads())
-    order, mask = map(torch.from_numpy, parts)
-    return order, mask
-
-
-@_group_rows.register_kernel("cuda")
-def _(rows: Tensor) -> tuple[Tensor, Tensor]:
     from .triton_neighbors import group_rows
 
     return group_rows(rows)
@@ -211,11 +198,9 @@ def _(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @_group_rows.register_fake
 def _(rows: Tensor) -> tuple[Tensor, Tensor]:
-    U, K = rows.shape
-    if rows.device.type == "cpu":
-        return rows.new_empty(-(-K // GROUP_WIDTH), U), rows.new_empty(-(-K // GROUP_WIDTH), U)
     from .triton_neighbors import ROWS
 
+    U, K = rows.shape
     blocks = -(-U // ROWS)
     return rows.new_empty(1 + K, blocks * ROWS), rows.new_empty(blocks, -(-K // 32))
 

@@ -46,57 +46,48 @@ def sparse_conv_cpu(
     features: Tensor,
     weight: Tensor,
     rows: Tensor,
-    order: Tensor,
-    mask: Tensor,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     relu: bool = False,
 ) -> Tensor:
-    """Blocks of rows that have about the same neighbours, gathered and multiplied by the BLAS."""
-    from .blas_sparse_conv import convolve  # here: numba takes a second to import
+    """Listed pairs of input and output, multiplied by numba's register tiles."""
+    from .numba_sparse_conv import convolve  # here: numba takes a second to import
 
     inputs, kernel = _at_least_float32(features, weight)
-    bias, residual = (t if t is None else _as_array(t, inputs.dtype) for t in (bias, residual))
-    out = convolve(inputs, kernel, rows.contiguous(), order, mask, bias, residual, relu)
-    return out.to(features.dtype)
+    terms = (t if t is None else _array(t, inputs.dtype) for t in (bias, residual))
+    bias, residual = (None if t is None else t.numpy() for t in terms)
+    table, threads = rows.contiguous().numpy(), torch.get_num_threads()
+    out = convolve(inputs.numpy(), kernel.numpy(), table, bias, residual, relu, threads)
+    return torch.from_numpy(out).to(features.dtype)
 
 
 def sparse_conv_backward_cpu(
-    grad: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    rows: Tensor,
-    order: Tensor,
-    mask: Tensor,
-    by_input: Tensor,
-    by_input_order: Tensor,
-    by_input_mask: Tensor,
+    grad: Tensor, features: Tensor, weight: Tensor, rows: Tensor, by_input: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients to features and weight; that to the features is a convolution from the outputs."""
-    from .blas_sparse_conv import convolve, weight_gradient
+    from .numba_sparse_conv import weight_gradient
 
+    grad_features = sparse_conv_cpu(grad, weight.transpose(1, 2), by_input)
     upstream, inputs = _at_least_float32(grad, features)
-    (transposed,) = _at_least_float32(weight.transpose(1, 2))
-    inverse = by_input.contiguous(), by_input_order, by_input_mask
-    grad_features = convolve(upstream, transposed, *inverse)
-    grad_weight = weight_gradient(upstream, inputs, rows.contiguous(), order, mask)
-    return grad_features.to(features.dtype), grad_weight.to(weight.dtype)
+    table, threads = rows.contiguous().numpy(), torch.get_num_threads()
+    grad_weight = weight_gradient(upstream.numpy(), inputs.numpy(), table, threads)
+    return grad_features.to(features.dtype), torch.from_numpy(grad_weight).to(weight.dtype)
 
 
 def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
     double = any(tensor.dtype == torch.float64 for tensor in tensors)
     dtype = torch.float64 if double else torch.float32
-    return [_as_array(tensor, dtype) for tensor in tensors]
+    return [_array(tensor, dtype) for tensor in tensors]
 
 
-def _as_array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def _array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.detach().to(dtype).contiguous()
 
 
 def sparse_conv_triton(
     features: Tensor,
     weight: Tensor,
-    rows: Tensor,
+    num_outputs: int,
     slots: Tensor,
     masks: Tensor,
     bias: Tensor | None = None,
@@ -106,17 +97,15 @@ def sparse_conv_triton(
     """Rows that have about the same neighbours, gathered and multiplied on the way, by Triton."""
     from .triton_sparse_conv import convolve
 
-    return convolve(features, weight, slots, masks, len(rows), bias, residual, relu)
+    return convolve(features, weight, slots, masks, num_outputs, bias, residual, relu)
 
 
 def sparse_conv_backward_triton(
     grad: Tensor,
     features: Tensor,
     weight: Tensor,
-    rows: Tensor,
     slots: Tensor,
     masks: Tensor,
-    by_input: Tensor,
     by_input_slots: Tensor,
     by_input_masks: Tensor,
 ) -> tuple[Tensor, Tensor]:
@@ -131,34 +120,35 @@ def sparse_conv_backward_triton(
 # --- torch.library --------------------------------------------------------------------------------
 
 
+# Groups, and the way back by input, are None where they are not needed: the one on a CPU, the other
+# where no gradient is wanted.
+
+
 @torch.library.custom_op("bevstack::sparse_conv", mutates_args=(), device_types="cpu")
 def _sparse_conv(
     features: Tensor,
     weight: Tensor,
-    rows: Tensor,
-    order: Tensor,
-    mask: Tensor,
-    by_input: Tensor | None,
-    by_input_order: Tensor | None,
-    by_input_mask: Tensor | None,
     bias: Tensor | None,
     residual: Tensor | None,
     relu: bool,
+    rows: Tensor,
+    slots: Tensor | None,
+    masks: Tensor | None,
+    by_input: Tensor | None,
+    by_input_slots: Tensor | None,
+    by_input_masks: Tensor | None,
 ) -> Tensor:
-    """``by_input`` and its groups are for the gradient; None where none is wanted."""
-    return sparse_conv_cpu(features, weight, rows, order, mask, bias, residual, relu)
+    return sparse_conv_cpu(features, weight, rows, bias, residual, relu)
 
 
 @_sparse_conv.register_kernel("cuda")
-def _(features, weight, rows, order, mask, _by_input, _order, _mask, bias, residual, relu):
-    from .triton_sparse_conv import convolve
-
-    return convolve(features, weight, order, mask, rows.shape[0], bias, residual, relu)
+def _(features, weight, bias, residual, relu, rows, slots, masks, *_) -> Tensor:
+    return sparse_conv_triton(features, weight, len(rows), slots, masks, bias, residual, relu)
 
 
 @_sparse_conv.register_fake
-def _(features, weight, rows, order, mask, _by_input, _order, _mask, bias, residual, relu):
-    return features.new_empty(rows.shape[0], weight.shape[-1])
+def _(features, weight, bias, residual, relu, rows, *_):
+    return features.new_empty(rows.shape[0], weight.shape[2])
 
 
 @torch.library.custom_op("bevstack::sparse_conv_backward", mutates_args=(), device_types="cpu")
@@ -167,19 +157,18 @@ def _sparse_conv_backward(
     features: Tensor,
     weight: Tensor,
     rows: Tensor,
-    order: Tensor,
-    mask: Tensor,
+    slots: Tensor | None,
+    masks: Tensor | None,
     by_input: Tensor,
-    by_input_order: Tensor,
-    by_input_mask: Tensor,
+    by_input_slots: Tensor | None,
+    by_input_masks: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients to features and weight."""
-    return sparse_conv_backward_cpu(
-        grad, features, weight, rows, order, mask, by_input, by_input_order, by_input_mask
-    )
+    return sparse_conv_backward_cpu(grad, features, weight, rows, by_input)
 
 
-_sparse_conv_backward.register_kernel("cuda")(sparse_conv_backward_triton)
+@_sparse_conv_backward.register_kernel("cuda")
+def _(grad, features, weight, rows, slots, masks, by_input, in_slots, in_masks):
+    return sparse_conv_backward_triton(grad, features, weight, slots, masks, in_slots, in_masks)
 
 
 @_sparse_conv_backward.register_fake
@@ -188,21 +177,19 @@ def _(grad, features, weight, *_):
 
 
 def _save_inputs(ctx, inputs, output) -> None:
-    features, weight, rows, order, mask, by_input, by_input_order, by_input_mask = inputs[:8]
-    bias, residual, relu = inputs[8:]
+    features, weight, bias, residual, relu, *table = inputs
     ctx.has_bias, ctx.has_residual = bias is not None, residual is not None
-    by_input = by_input, by_input_order, by_input_mask
-    ctx.save_for_backward(features, weight, rows, order, mask, *by_input, output if relu else None)
+    ctx.save_for_backward(output if relu else None, features, weight, *table)
 
 
 def _backward(ctx, grad: Tensor):
-    *saved, output = ctx.saved_tensors
+    output, *saved = ctx.saved_tensors
     if output is not None:
         grad = grad * (output > 0)
     grad_bias = grad.sum(0) if ctx.has_bias else None
     grad_residual = grad if ctx.has_residual else None
     grads = _sparse_conv_backward(grad.contiguous(), *saved)
-    return *grads, None, None, None, None, None, None, grad_bias, grad_residual, None
+    return *grads, grad_bias, grad_residual, None, None, None, None, None, None, None
 
 
 _sparse_conv.register_autograd(_backward, setup_context=_save_inputs)
@@ -250,13 +237,15 @@ def sparse_conv(
             f"the residual is {tuple(residual.shape)}, the output "
             f"{(table.rows.shape[0], kernel.shape[2])}"
         )
-    rows, (order, mask) = table.rows, table.groups
-    if not torch.is_grad_enabled() or not (features.requires_grad or weight.requires_grad):
-        return _sparse_conv(
-            features, kernel, rows, order, mask, None, None, None, bias, residual, relu
-        )
-    back, (back_order, back_mask) = table.by_input, table.groups_by_input
+    epilogue = bias, residual, relu
+    rows, (slots, masks) = table.rows, table.groups
+    if not torch.is_grad_enabled() or not _any_requires_grad(features, weight, bias, residual):
+        return _sparse_conv(features, kernel, *epilogue, rows, slots, masks, None, None, None)
+    back, (back_slots, back_masks) = table.by_input, table.groups_by_input
     return _sparse_conv(
-        *(features, kernel, rows, order, mask),
-        *(back, back_order, back_mask, bias, residual, relu),
+        features, kernel, *epilogue, rows, slots, masks, back, back_slots, back_masks
     )
+
+
+def _any_requires_grad(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
