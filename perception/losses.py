@@ -32,21 +32,25 @@ def gaussian_focal_loss(
     return -torch.where(target == 1, (1 - p) ** alpha * log_p, background)
 
 
-def sigmoid_focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:
-    """Focal loss without class balance (Lin et al., ICCV 2017), elementwise.
+def sigmoid_focal_loss(
+    logits: Tensor, target: Tensor, gamma: float = 2.0, alpha: float | None = None
+) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017), elementwise.
 
-        -(1 - q)^gamma log q,   q = p where target = 1, 1 - p where target = 0
+        -w (1 - q)^gamma log q,   q = p where target = 1, 1 - p where target = 0
 
     Args:
         logits: any shape; p is their sigmoid.
         target: same shape, bool or 0 and 1.
         gamma: how little well-classified elements count.
+        alpha: w is alpha where target = 1, 1 - alpha elsewhere; None weighs all alike.
 
     Returns:
         Loss of every element, float32.
     """
     signed = logits.float() * (2 * target.float() - 1)
-    return -((1 - signed.sigmoid()) ** gamma) * F.logsigmoid(signed)
+    loss = -((1 - signed.sigmoid()) ** gamma) * F.logsigmoid(signed)
+    return loss if alpha is None else loss * torch.where(target.bool(), alpha, 1 - alpha)
 
 
 def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:

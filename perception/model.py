@@ -13,10 +13,10 @@ from ..datasets.batch import Batch
 from ..kernels.grid import BEVGrid
 from .encoders import CameraEncoder, PillarEncoder, VoxelEncoder
 from .fusion import ConvFuser
-from .heads import CenterHead, MapHead
+from .heads import CenterHead, MapHead, TransFusionHead
 from .necks import SECOND
 
-Head = CenterHead | MapHead
+Head = CenterHead | TransFusionHead | MapHead
 
 
 class FusionModel(nn.Module):

@@ -2,5 +2,15 @@
 
 from .center import CenterHead, CenterOutput
 from .map import MapHead, MapOutput
+from .transfusion import TransFusionHead, TransFusionOutput
+from .transfusion_loss import TransFusionLoss
 
-__all__ = ["CenterHead", "CenterOutput", "MapHead", "MapOutput"]
+__all__ = [
+    "CenterHead",
+    "CenterOutput",
+    "MapHead",
+    "MapOutput",
+    "TransFusionHead",
+    "TransFusionLoss",
+    "TransFusionOutput",
+]

@@ -1,0 +1,164 @@
+"""Detection by object queries that start at the peaks of a heat-map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...datasets.batch import Batch
+from ...datasets.boxes import Detections
+from ...datasets.nuscenes.classes import DETECTION_CLASSES
+from ...kernels.grid import BEVGrid
+from ..layers import ConvBlock
+from .query_boxes import decode_queries, local_maxima, query_box_columns
+from .query_decoder import QueryDecoderLayer
+from .transfusion_loss import TransFusionLoss
+
+# What is predicted for a query, and with how many channels; see TransFusionOutput.
+PREDICTED = {"center": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
+
+
+@dataclass(frozen=True)
+class TransFusionOutput:
+    """Predictions for Q queries and the dense heat-map they were taken from."""
+
+    heatmap: Tensor  # (B, K, X, Y) logits
+    label: Tensor  # (B, Q) class that a query was started for
+    peak: Tensor  # (B, Q) probability of that class at the query's cell
+    logits: Tensor  # (B, K, Q) class logits of the refined queries
+    center: Tensor  # (B, 2, Q) in cells; i + 0.5 is the middle of cell i
+    height: Tensor  # (B, 1, Q) metres, of the middle or the top of the box (``height_of``)
+    size: Tensor  # (B, 3, Q) logarithm of length, width, height in metres
+    heading: Tensor  # (B, 2, Q) sine and cosine of yaw
+    velocity: Tensor  # (B, 2, Q) m/s
+
+
+class TransFusionHead(nn.Module):
+    """TransFusion (Bai et al., CVPR 2022), as MIT BEVFusion uses it on the fused map.
+
+    The best peaks of a class heat-map become queries, which one decoder layer refines against all
+    cells of the map. A score is the refined class probability times that of the peak; there is no
+    non-maximum suppression.
+
+    Args:
+        in_channels: channels of the BEV map.
+        grid: the grid of the BEV map.
+        classes: detection classes, in the order of the labels.
+        channels: width of queries and map.
+        num_queries: queries per sample.
+        num_heads: attention heads.
+        ffn_channels: hidden width of the feed-forward net.
+        branch_channels: hidden width of the prediction branches.
+        dropout: in training.
+        single_cell_classes: classes so small that every cell is a peak of its own.
+        border_peaks: whether a cell at the border of the map can be a peak. False for published
+            models, whose maximum was taken over whole windows only.
+        height_of: whether the height is predicted of the middle or of the top of a box. "top" for
+            published models, whose boxes stood half their height too high in training.
+        center_range: x0, y0, z0, x1, y1, z1; boxes whose centre is outside are not given; null
+            keeps all.
+        score_threshold: boxes with a lower score are not given.
+        loss: how predictions are assigned to boxes and compared.
+    """
+
+    task = "detection"
+    cell_centers: Tensor  # (1, X * Y, 2)
+    single_cell: Tensor  # (K,) bool
+
+    def __init__(
+        self,
+        in_channels: int,
+        grid: BEVGrid,
+        classes: Sequence[str] = DETECTION_CLASSES,
+        channels: int = 128,
+        num_queries: int = 200,
+        num_heads: int = 8,
+        ffn_channels: int = 256,
+        branch_channels: int = 64,
+        dropout: float = 0.1,
+        single_cell_classes: Sequence[str] = ("pedestrian", "traffic_cone"),
+        border_peaks: bool = True,
+        height_of: Literal["middle", "top"] = "middle",
+        center_range: tuple[float, float, float, float, float, float] | None = None,
+        score_threshold: float = 0.0,
+        loss: TransFusionLoss | None = None,
+    ):
+        super().__init__()
+        if unknown := set(single_cell_classes) - set(classes):
+            raise ValueError(f"single_cell_classes names {sorted(unknown)}, which are no classes")
+        self.grid, self.classes, self.num_queries = grid, tuple(classes), num_queries
+        self.border_peaks, self.height_of = border_peaks, height_of
+        self.center_range, self.score_threshold = center_range, score_threshold
+        self.targets = loss or TransFusionLoss()
+        num_classes = len(self.classes)
+        self.shared = nn.Conv2d(in_channels, channels, 3, padding=1)
+        last = nn.Conv2d(channels, num_classes, 3, padding=1)
+        assert last.bias is not None
+        # Every cell starts at a score of 0.1 (Lin et al. 2017), or background drowns the rest.
+        nn.init.constant_(last.bias, -math.log(9.0))
+        self.heatmap = nn.Sequential(ConvBlock(channels, channels), last)
+        self.class_embedding = nn.Conv1d(num_classes, channels, 1)
+        self.decoder = QueryDecoderLayer(channels, num_heads, ffn_channels, dropout)
+        widths = {**PREDICTED, "logits": num_classes}
+        self.prediction = nn.ModuleDict(
+            {name: _branch(channels, branch_channels, width) for name, width in widths.items()}
+        )
+        single = torch.tensor([name in single_cell_classes for name in self.classes])
+        self.register_buffer("single_cell", single, persistent=False)
+        self.register_buffer("cell_centers", _cell_centers(grid), persistent=False)
+
+    def forward(self, bev: Tensor) -> TransFusionOutput:
+        """Predict from the map (B, in_channels, X, Y)."""
+        shared = self.shared(bev)
+        heatmap = self.heatmap(shared)
+        peaks = local_maxima(
+            heatmap.detach().float().sigmoid(), self.single_cell, self.border_peaks
+        )
+        num_cells = peaks.shape[2] * peaks.shape[3]
+        best = peaks.flatten(1).topk(min(self.num_queries, peaks[0].numel()), dim=1)
+        label, cell = best.indices // num_cells, best.indices % num_cells
+        cells = shared.flatten(2).mT  # (B, X * Y, C)
+        query = cells.gather(1, cell[..., None].expand(-1, -1, cells.shape[2]))
+        one_hot = F.one_hot(label, len(self.classes)).mT.to(query.dtype)
+        query = query + self.class_embedding(one_hot).mT
+        position = self.cell_centers[0, cell]
+        query = self.decoder(query, cells, position, self.cell_centers)
+        predicted = {name: branch(query.mT) for name, branch in self.prediction.items()}
+        predicted["center"] = predicted["center"].float() + position.mT
+        return TransFusionOutput(heatmap, label, best.values, **predicted)
+
+    def boxes(self, output: TransFusionOutput) -> Tensor:
+        """(B, Q, 9) x, y, z of the middle, length, width, height, yaw, vx, vy in the BEV frame."""
+        return query_box_columns(output, self.grid, top=self.height_of == "top")
+
+    def loss(self, output: TransFusionOutput, batch: Batch) -> dict[str, Tensor]:
+        """Weighted loss terms, their sum being the task's loss."""
+        return self.targets(output, self.boxes(output), batch, self.grid, self.height_of == "top")
+
+    @torch.no_grad()
+    def decode(self, output: TransFusionOutput, batch: Batch | None = None) -> list[Detections]:
+        """Boxes of every sample in the BEV frame, best first."""
+        return decode_queries(
+            output, self.boxes(output), self.classes, self.score_threshold, self.center_range
+        )
+
+
+def _branch(channels: int, hidden: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv1d(channels, hidden, 1, bias=False),
+        nn.BatchNorm1d(hidden),
+        nn.ReLU(inplace=True),
+        nn.Conv1d(hidden, out_channels, 1),
+    )
+
+
+def _cell_centers(grid: BEVGrid) -> Tensor:
+    """(1, X * Y, 2) cell coordinates of the middles of all cells, x the slower."""
+    i, j = torch.meshgrid(*(torch.arange(n) + 0.5 for n in grid.shape), indexing="ij")
+    return torch.stack([i, j], -1).view(1, -1, 2)
