@@ -1,4 +1,4 @@
-"""The frustum points of published models on a nuScenes rig, for the kernel benchmarks."""
+"""Points that kernels are timed on: of published models' camera lifts, and of LiDAR sweeps."""
 
 from __future__ import annotations
 
@@ -32,8 +32,21 @@ LARGE = Geometry(
 )
 
 
+def rig_of(data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Calibration of the real key frame where that is at hand, of a made-up rig otherwise."""
+    tables = data / "nuscenes-keyframe" / "v1.0-mini"
+    return real_rig(tables) if has_real_rig(data) else made_up_rig()
+
+
+def has_real_rig(data: Path) -> bool:
+    return (data / "nuscenes-keyframe" / "v1.0-mini" / "calibrated_sensor.json").exists()
+
+
 def real_rig(tables: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Intrinsics (6, 3, 3) and ego_from_camera (6, 4, 4) from a nuScenes calibration table."""
+    """Intrinsics (6, 3, 3) and ego_from_camera (6, 4, 4) from a nuScenes calibration table.
+
+    The table lists all calibrations of the scene; the first six cameras belong together.
+    """
     sensors = json.loads((tables / "calibrated_sensor.json").read_text())
     cameras = [sensor for sensor in sensors if sensor["camera_intrinsic"]][:6]
     intrinsics = np.array([camera["camera_intrinsic"] for camera in cameras])
@@ -82,3 +95,22 @@ def frustum_cells(geometry: Geometry, intrinsics: np.ndarray, poses: np.ndarray)
     cell = geometry.grid.flat_cell(xyz[..., 0], xyz[..., 1])
     low, high = geometry.z_range
     return np.where((xyz[..., 2] >= low) & (xyz[..., 2] < high), cell, -1)
+
+
+def ten_sweeps(data: Path, num_points: int = 250_000) -> np.ndarray:
+    """(P, 5) points: a real sweep, repeated as the vehicle moves on; random ones without data."""
+    random = np.random.default_rng(0)
+    files = sorted(data.glob("nuscenes-keyframe/samples/LIDAR_TOP/*.bin"))
+    if files:
+        sweep = np.fromfile(files[0], np.float32).reshape(-1, 5)
+    else:
+        distance, angle = random.gamma(2, 8, 34_000), random.uniform(-np.pi, np.pi, 34_000)
+        x, y = distance * np.cos(angle), distance * np.sin(angle)
+        sweep = np.stack([x, y, random.normal(-1.5, 0.7, 34_000), x * 0, x * 0], 1)
+    sweeps = []
+    for k in range(10):
+        moved = sweep.astype(np.float32)
+        moved[:, :3] += random.normal((0.35 * k, 0, 0), 0.02, (len(moved), 3))
+        moved[:, 4] = 0.05 * k
+        sweeps.append(moved)
+    return np.concatenate(sweeps)[:num_points]

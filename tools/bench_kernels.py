@@ -25,7 +25,15 @@ from pathlib import Path
 import numba
 import numpy as np
 import torch
-from bench_geometry import BEVFUSION, LARGE, Geometry, frustum_cells, made_up_rig, real_rig
+from bench_geometry import (
+    BEVFUSION,
+    LARGE,
+    Geometry,
+    frustum_cells,
+    has_real_rig,
+    rig_of,
+    ten_sweeps,
+)
 from torch import Tensor
 
 from bevstack.kernels import bev_pool, plan_bev_pool, voxelize
@@ -162,25 +170,6 @@ def check_pool(methods: dict[str, Callable], depth: Tensor, features: Tensor) ->
 # --- Voxelization ---------------------------------------------------------------------------------
 
 
-def ten_sweeps(data: Path, num_points: int = 250_000) -> Tensor:
-    """(P, 5) points: a real sweep, repeated as the vehicle moves on; random ones without data."""
-    random = np.random.default_rng(0)
-    files = sorted(data.glob("nuscenes-keyframe/samples/LIDAR_TOP/*.bin"))
-    if files:
-        sweep = np.fromfile(files[0], np.float32).reshape(-1, 5)
-    else:
-        distance, angle = random.gamma(2, 8, 34_000), random.uniform(-np.pi, np.pi, 34_000)
-        x, y = distance * np.cos(angle), distance * np.sin(angle)
-        sweep = np.stack([x, y, random.normal(-1.5, 0.7, 34_000), x * 0, x * 0], 1)
-    sweeps = []
-    for k in range(10):
-        moved = sweep.astype(np.float32)
-        moved[:, :3] += random.normal((0.35 * k, 0, 0), 0.02, (len(moved), 3))
-        moved[:, 4] = 0.05 * k
-        sweeps.append(moved)
-    return torch.from_numpy(np.concatenate(sweeps)[:num_points])
-
-
 def bench_voxelize(points: Tensor, repeat: int) -> list[Timing]:
     """Means of voxels: spconv's CPU voxelization where it is installed, and ours."""
     batch = torch.zeros(len(points), dtype=torch.int64)
@@ -259,15 +248,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    tables = args.data / "nuscenes-keyframe" / "v1.0-mini"
-    real = (tables / "calibrated_sensor.json").exists()
-    rig = real_rig(tables) if real else made_up_rig()
-    about = environment(args.threads, "real key frame" if real else "made up, like nuScenes")
+    rig = rig_of(args.data)
+    calibration = "real key frame" if has_real_rig(args.data) else "made up, like nuScenes"
+    about = environment(args.threads, calibration)
     print(" | ".join(f"{key} {value}" for key, value in about.items()))
     timings = bench_pool(BEVFUSION, rig, torch.float32, args.repeat)
     timings += bench_pool(BEVFUSION, rig, torch.bfloat16, args.repeat)
     timings += bench_pool(LARGE, rig, torch.float32, min(args.repeat, 3))
-    timings += bench_voxelize(ten_sweeps(args.data), args.repeat)
+    timings += bench_voxelize(torch.from_numpy(ten_sweeps(args.data)), args.repeat)
     timings = compare(timings)
     print_table(timings)
     if args.json:

@@ -6,26 +6,16 @@ Fresh memory is filled with NaN, so that a forgotten store shows.
 import pytest
 import torch
 import triton.language as tl
+import triton_interpreter  # noqa: F401
 from kernel_cases import SHAPES, TOLERANCE, make_lift
-from triton.runtime import interpreter
+from triton.runtime.interpreter import InterpretedFunction
 
 from bevstack.kernels import triton_bev_pool, triton_voxelize
 from bevstack.kernels.bev_pool import bev_pool_reference, plan_on_device
 from bevstack.kernels.voxelize import voxel_max_reference, voxel_mean_reference
 
-if not isinstance(triton_bev_pool.run_kernel, interpreter.InterpretedFunction):
+if not isinstance(triton_bev_pool.run_kernel, InterpretedFunction):
     pytest.fail("set TRITON_INTERPRET=1: Triton reads it where a kernel is defined")
-
-_patch_tensor = interpreter._patch_lang_tensor
-
-
-def _patch_tensor_and_index(tensor, scope=None):
-    # Triton 3.6 makes a loop's bound of an array of one element, which numpy 2.4 no longer does.
-    _patch_tensor(*((tensor,) if scope is None else (tensor, scope)))
-    tensor.__index__ = lambda self: int(self.handle.data.squeeze())
-
-
-interpreter._patch_lang_tensor = _patch_tensor_and_index
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
