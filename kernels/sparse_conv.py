@@ -87,7 +87,7 @@ def _array(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def sparse_conv_triton(
     features: Tensor,
     weight: Tensor,
-    num_outputs: int,
+    rows: Tensor,
     slots: Tensor,
     masks: Tensor,
     bias: Tensor | None = None,
@@ -97,22 +97,24 @@ def sparse_conv_triton(
     """Rows that have about the same neighbours, gathered and multiplied on the way, by Triton."""
     from .triton_sparse_conv import convolve
 
-    return convolve(features, weight, slots, masks, num_outputs, bias, residual, relu)
+    return convolve(features, weight, slots, masks, len(rows), bias, residual, relu)
 
 
 def sparse_conv_backward_triton(
     grad: Tensor,
     features: Tensor,
     weight: Tensor,
+    rows: Tensor,
     slots: Tensor,
     masks: Tensor,
+    by_input: Tensor,
     by_input_slots: Tensor,
     by_input_masks: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Gradients to features and weight, by Triton."""
     from .triton_sparse_conv import convolve, weight_grad
 
-    inverse = by_input_slots, by_input_masks, len(features)
+    inverse = by_input_slots, by_input_masks, len(by_input)
     grad_features = convolve(grad, weight.transpose(1, 2), *inverse)
     return grad_features, weight_grad(features, grad, slots, masks).to(weight.dtype)
 
@@ -143,7 +145,7 @@ def _sparse_conv(
 
 @_sparse_conv.register_kernel("cuda")
 def _(features, weight, bias, residual, relu, rows, slots, masks, *_) -> Tensor:
-    return sparse_conv_triton(features, weight, len(rows), slots, masks, bias, residual, relu)
+    return sparse_conv_triton(features, weight, rows, slots, masks, bias, residual, relu)
 
 
 @_sparse_conv.register_fake
@@ -166,9 +168,7 @@ def _sparse_conv_backward(
     return sparse_conv_backward_cpu(grad, features, weight, rows, by_input)
 
 
-@_sparse_conv_backward.register_kernel("cuda")
-def _(grad, features, weight, rows, slots, masks, by_input, in_slots, in_masks):
-    return sparse_conv_backward_triton(grad, features, weight, slots, masks, in_slots, in_masks)
+_sparse_conv_backward.register_kernel("cuda")(sparse_conv_backward_triton)
 
 
 @_sparse_conv_backward.register_fake
