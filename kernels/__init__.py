@@ -16,8 +16,10 @@ from .grid import BEVGrid
 if TYPE_CHECKING:
     from .bev_pool import BEVPoolPlan, bev_pool, plan_bev_pool
     from .box_iou import box_giou, box_giou_bev, box_iou, box_iou_bev, intersection_area_bev
+    from .neighbors import NeighborTable, neighbors
     from .nms import circle_nms, nms
     from .points_in_boxes import count_points_in_boxes, points_in_boxes
+    from .sparse_conv import sparse_conv
     from .voxelize import Voxels, pillar_max, scatter_to_bev, voxelize
 
 _HOME = {
@@ -29,10 +31,13 @@ _HOME = {
     "box_iou": "box_iou",
     "box_iou_bev": "box_iou",
     "intersection_area_bev": "box_iou",
+    "NeighborTable": "neighbors",
+    "neighbors": "neighbors",
     "circle_nms": "nms",
     "nms": "nms",
     "count_points_in_boxes": "points_in_boxes",
     "points_in_boxes": "points_in_boxes",
+    "sparse_conv": "sparse_conv",
     "Voxels": "voxelize",
     "pillar_max": "voxelize",
     "scatter_to_bev": "voxelize",
@@ -42,6 +47,7 @@ _HOME = {
 __all__ = [
     "BEVGrid",
     "BEVPoolPlan",
+    "NeighborTable",
     "Voxels",
     "bev_pool",
     "box_giou",
@@ -51,11 +57,13 @@ __all__ = [
     "circle_nms",
     "count_points_in_boxes",
     "intersection_area_bev",
+    "neighbors",
     "nms",
     "pillar_max",
     "plan_bev_pool",
     "points_in_boxes",
     "scatter_to_bev",
+    "sparse_conv",
     "voxelize",
 ]
 
