@@ -37,6 +37,9 @@ fi
 
 echo "setup: bevstack and its dependencies (about two minutes)"
 pip install -q -c constraints.txt -e '.[all,dev]' 2> >(quiet)
+# A yardstick of the tests and benchmarks, with wheels for few systems.
+pip install -q -c constraints.txt -e '.[spconv]' >/dev/null 2>&1 \
+    || echo "setup: no wheel of spconv for this system; what is compared with it is skipped"
 
 # open3d's wheel links against libusb, which slim systems lack.
 if ! "$venv/bin/python" -c 'import open3d' >/dev/null 2>&1; then
