@@ -9,9 +9,8 @@ alone: layers at the same level share it, and whoever exports gives it as an inp
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -35,23 +34,32 @@ class NeighborTable:
     rows: Tensor  # (U, K) int32 input row under each offset, -1 where there is none
     num_inputs: int  # V
     submanifold: bool  # outputs are the inputs
+    # What follows from the rows, made when first asked for. Not by cached_property: its lock, in
+    # Python 3.11, keeps torch.compile out.
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @cached_property
+    @property
     def by_input(self) -> Tensor:
         """(V, K) int32: the output row that each input serves at each offset, -1 for none."""
-        if self.submanifold:
-            return self.rows.flip(1)
-        return _invert_rows(self.rows, self.num_inputs)
+        if "by_input" not in self._made:
+            self._made["by_input"] = (
+                self.rows.flip(1) if self.submanifold else _invert_rows(self.rows, self.num_inputs)
+            )
+        return self._made["by_input"]
 
-    @cached_property
+    @property
     def groups(self) -> RowGroups:
         """Outputs grouped by their neighbours, so that a GPU can skip the empty offsets."""
-        return _groups(self.rows)
+        if "groups" not in self._made:
+            self._made["groups"] = _groups(self.rows)
+        return self._made["groups"]
 
-    @cached_property
+    @property
     def groups_by_input(self) -> RowGroups:
         """The same for the inputs, of ``by_input``."""
-        return _groups(self.by_input)
+        if "groups_by_input" not in self._made:
+            self._made["groups_by_input"] = _groups(self.by_input)
+        return self._made["groups_by_input"]
 
 
 def _groups(rows: Tensor) -> RowGroups:

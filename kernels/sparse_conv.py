@@ -9,7 +9,6 @@ kernel is not flipped, as in torch's convolutions. ``triton_sparse_conv.py`` hol
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .neighbors import NeighborTable
@@ -27,11 +26,10 @@ def sparse_conv_reference(
 
     It is also the form for export: in ONNX a Gather and a MatMul, with ``rows`` as an input.
     """
-    padded = F.pad(features, (0, 0, 1, 0))  # row 0 stands for a neighbour that does not exist
-    gathered = padded.index_select(0, (rows + 1).flatten()).view(
-        -1, rows.shape[1] * features.shape[1]
-    )
-    out = gathered @ weight.flatten(0, -2)
+    # Row 0 stands for a neighbour that does not exist.
+    padded = torch.cat([features.new_zeros(1, features.shape[1]), features])
+    gathered = padded.index_select(0, (rows + 1).flatten())
+    out = gathered.view(-1, rows.shape[1] * features.shape[1]) @ weight.flatten(0, -2)
     if bias is not None:
         out = out + bias
     if residual is not None:
