@@ -97,6 +97,7 @@ def _operations() -> list[Finding]:
         Finding("triton", triton or "not installed", "kernels on a GPU", remedy),
         Finding("bev_pool", path, "camera features to the BEV map"),
         Finding("voxelize", path, "points to pillars and voxels"),
+        Finding("box_iou, nms", path, "overlap and suppression of boxes; points in boxes"),
     ]
 
 

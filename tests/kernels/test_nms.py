@@ -1,6 +1,8 @@
 """Suppression against the greedy loop in plain Python."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -152,3 +154,18 @@ def test_registration():
     ops = torch.ops.bevstack
     torch.library.opcheck(ops.nms.default, (boxes, scores, 0.2, labels, samples, None))
     torch.library.opcheck(ops.circle_nms.default, (boxes, scores, scores, None, samples, 3))
+
+
+def test_a_runtime_without_torch_suppresses_and_counts():
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["triton"] = None  # importing them fails
+import numpy as np
+from bevstack.kernels.numba_nms import circle_nms, nms
+from bevstack.kernels.numba_points_in_boxes import count_points_in_boxes
+boxes = np.array([[0, 0, 0, 4, 2, 1, 0], [0.5, 0, 0, 4, 2, 1, 0], [9, 0, 0, 4, 2, 1, 0]])
+print(nms(boxes, np.array([0.1, 0.2, 0.3]), 0.5), circle_nms(boxes, np.array([3, 2, 1]), 1.0))
+print(count_points_in_boxes(np.zeros((4, 3), np.float32), boxes))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split("\n") == ["[2 1] [0 2]", "[4 4 0]", ""], done.stderr
