@@ -11,18 +11,22 @@ and map moved once, is 27.4 MB. ``tools/gpu_check.py`` measures what is said her
   neighbours', so the first-level cache helps little. Best on a CPU, whose cache holds a column.
 - Column by column, a column's features (5 KB) serve all its runs as a matrix product of weights
   (runs, rows) and features (rows, channels): 0.5 GFLOP of half-precision products, next to nothing
-  on tensor cores, and features cross the cache about 4 times (11 MB). Its sums are per run. A cell
-  of one run is written at once; the runs of other cells are left in float32 in order of their cell
-  (29,497 runs, 9.4 MB), where a second kernel adds them up. With atomics that kernel would not be
-  needed, but the order of a sum would change from run to run.
+  on tensor cores. Its sums are per run. A cell of one run is written at once; the runs of other
+  cells are left in float32 in order of their cell (29,497 runs, 9.4 MB), where a second kernel adds
+  them up. With atomics that kernel would not be needed, but the order of a sum would change.
 - Channels in tiles would read weights and runs once per tile, and save nothing: 128 channels of a
   block of runs fit into registers.
 
-So forward goes column by column, then cell by cell, in about 60 MB all told. A program takes
-COLUMNS columns side by side, whose weights share 32-byte sectors, and one of PARTS of their runs:
-otherwise 528 columns leave 132 multiprocessors waiting. How many runs there are is not known
-without waiting for the device, so there is room for one per POINTS_PER_PARTIAL points; the second
-kernel sums the runs beyond that, which no camera rig has, from their points.
+So forward goes column by column, then cell by cell. A program takes COLUMNS columns side by side,
+whose weights share the 32 bytes, and one of PARTS of their runs: otherwise 528 columns leave 132
+multiprocessors waiting. Through the second-level cache go weights (13 MB), features (PARTS times,
+22 MB), runs (2 MB), sums of runs (twice 9 MB) and the map (21 MB): 76 MB, 2.8 times the floor, but
+of that only the floor need come from memory. At the large geometry of ``tools/bench_geometry.py``
+nearly all cells have several runs; cell by cell is 36 times its floor, this 8 times.
+
+How many runs there are is not known without waiting for the device, so there is room for one per
+POINTS_PER_PARTIAL points; the second kernel sums the runs beyond that, which no camera rig has,
+from their points.
 
 Backward is two matrix products per block of runs, over the same gradient of their cells, with R
 runs and H rows of one image column; a column is one program, so nothing is added twice:
@@ -218,18 +222,25 @@ def backward_kernel(
 # Counted, not tuned: see the top. (R: runs, H: image rows, G: cells.)
 RUN_BLOCKS = {"COLUMNS": 4, "PARTS": 8, "BLOCK_R": 32, "BLOCK_H": 32, "num_stages": 1}
 CELL_BLOCKS = {"BLOCK_G": 16, "UNROLL": 4, "num_stages": 1}
-BACKWARD_BLOCKS = {"BLOCK_R": 32, "BLOCK_H": 32, "num_stages": 2}
+BACKWARD_BLOCKS = {"BLOCK_H": 32}
 POINTS_PER_PARTIAL = 16  # BEVFusion's rig has 22 points for each run
+
+
+def run_blocks(product: tl.dtype) -> dict[str, int]:
+    """Block sizes of the runs' sums, for products in float32 (no tensor cores) or half of it."""
+    return {**RUN_BLOCKS, "num_warps": 8 if product == tl.float32 else 4}
+
+
+def backward_blocks(product: tl.dtype) -> dict[str, int]:
+    """Block sizes of the gradients; in float32 more would spill registers."""
+    if product == tl.float32:
+        return {**BACKWARD_BLOCKS, "BLOCK_R": 16, "num_warps": 8, "num_stages": 1}
+    return {**BACKWARD_BLOCKS, "BLOCK_R": 32, "num_warps": 4, "num_stages": 2}
 
 
 def channel_block(num_channels: int) -> int:
     """The power of two that holds the channels, within bounds."""
     return min(max(triton.next_power_of_2(num_channels), 16), 128)
-
-
-def num_warps(dtype: tl.dtype) -> int:
-    """Float32 blocks take twice the registers, and no tensor cores."""
-    return 8 if dtype == tl.float32 else 4
 
 
 def dot_type(*tensors: Tensor) -> tl.dtype:
@@ -271,8 +282,7 @@ def pool_runs(
                 *(num_columns, room, D, H, W, C),
                 BLOCK_C=block,
                 DOT_TYPE=product,
-                num_warps=num_warps(product),
-                **RUN_BLOCKS,
+                **run_blocks(product),
             )
         cell_kernel[triton.cdiv(num_cells, CELL_BLOCKS["BLOCK_G"]), channel_blocks](
             *(depth, features, cell_first, by_cell, partial, pooled),
@@ -305,7 +315,6 @@ def pool_runs_backward(
             *(depth.numel(), D, H, W, C),
             BLOCK_C=block,
             DOT_TYPE=product,
-            num_warps=num_warps(product),
-            **BACKWARD_BLOCKS,
+            **backward_blocks(product),
         )
     return grad_depth.sum(0).to(depth.dtype) if channel_blocks > 1 else grad_depth[0], grad_features

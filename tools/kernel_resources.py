@@ -49,13 +49,12 @@ FLAT = {"BLOCK": triton_neighbors.FLAT_BLOCK}
 OVERLAP = {"ALIGNED": False, "IN_SPACE": True, "AREA_ONLY": False, **triton_boxes.PAIRS}
 
 
-def pool(blocks: dict[str, int]) -> Callable:
-    """Constants of a pooling kernel, as a function of the dtype: its warps follow from it."""
+def pool(blocks: Callable[[Any], dict[str, int]]) -> Callable:
+    """Constants of a pooling kernel, as a function of the dtype: its blocks follow from it."""
     return lambda dtype: {
-        **blocks,
+        **blocks(triton_sparse_conv.DOT_TYPES[dtype]),
         **POOL_BLOCK,
         "DOT_TYPE": None,
-        "num_warps": triton_bev_pool.num_warps(triton_sparse_conv.DOT_TYPES[dtype]),
     }
 
 
@@ -66,9 +65,9 @@ def conv(channels: int, blocks: Callable[[int, int, torch.dtype], dict]) -> Call
 
 
 KERNELS: dict[str, tuple[Any, Any]] = {
-    "pool_runs": (triton_bev_pool.run_kernel, pool(triton_bev_pool.RUN_BLOCKS)),
+    "pool_runs": (triton_bev_pool.run_kernel, pool(triton_bev_pool.run_blocks)),
     "pool_cells": (triton_bev_pool.cell_kernel, {**triton_bev_pool.CELL_BLOCKS, **POOL_BLOCK}),
-    "pool_backward": (triton_bev_pool.backward_kernel, pool(triton_bev_pool.BACKWARD_BLOCKS)),
+    "pool_backward": (triton_bev_pool.backward_kernel, pool(triton_bev_pool.backward_blocks)),
     "voxel_mean": (triton_voxelize.mean_kernel, POINTS),
     "voxel_max": (triton_voxelize.max_kernel, POINTS),
     "insert": (triton_neighbors.insert_kernel, {"BLOCK_V": triton_neighbors.INSERT_BLOCK}),

@@ -57,6 +57,23 @@ def test_pooling_matches_the_float64_reference(shape, dtype):
         torch.testing.assert_close(got.double(), want, **tolerance)
 
 
+def test_depth_in_float32_with_features_in_half_precision():
+    lift = make_lift(**SHAPES["odd sizes"])
+    plan = plan_on_device(lift.cell, lift.num_cells)
+    half, grad = lift.features.half(), torch.ones(lift.num_cells, 13).half()
+    pooled = triton_bev_pool.pool_runs(lift.depth, half, *plan)
+    gradients = triton_bev_pool.pool_runs_backward(grad, lift.depth, half, *plan[2:])
+    assert [part.dtype for part in (pooled, *gradients)] == [
+        half.dtype,
+        lift.depth.dtype,
+        half.dtype,
+    ]
+    expected = bev_pool_reference(lift.depth, half.float(), lift.cell, lift.num_cells)
+    torch.testing.assert_close(pooled.float(), expected, rtol=2e-3, atol=2e-3)
+    to_depth = half.float().sum(-1)[:, None].where(lift.cell >= 0, 0)
+    torch.testing.assert_close(gradients[0], to_depth, rtol=1e-5, atol=1e-5)
+
+
 def test_pooling_of_no_point_gives_zeros():
     lift = make_lift()
     plan = plan_on_device(torch.full_like(lift.cell, -1), 7)
