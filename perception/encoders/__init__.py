@@ -2,10 +2,11 @@
 
 from .camera import CameraEncoder, CameraOutput
 from .fpn import FPN
-from .image_backbone import ImageBackbone, ResNet, Swin
+from .image_backbone import ImageBackbone, ResNet
 from .image_semantics import ImageSemantics
 from .lift_splat import DepthOutput, LiftSplat
 from .pillars import PillarEncoder
+from .swin import Swin
 from .voxels import VoxelEncoder
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Image backbones: wrappers of ``transformers``' vision networks, built from numbers."""
+"""Image backbones: what they have in common, and ResNet, which ``transformers`` has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import ResNetBackbone, ResNetConfig, SwinBackbone, SwinConfig
+from transformers import ResNetBackbone, ResNetConfig
 from transformers.utils import logging
 
 
@@ -16,7 +16,7 @@ class ImageBackbone(nn.Module):
     """Images to feature maps of several strides, finest first.
 
     Args:
-        network: a ``transformers`` backbone, its ``out_features`` already chosen.
+        network: a ``transformers`` backbone, its ``out_features`` already chosen, or one of ours.
         strides: of its feature maps against the image, ascending.
     """
 
@@ -61,7 +61,7 @@ class ResNet(ImageBackbone):
         out_stages: tuple[int, ...] = (2, 3, 4),
         weights: Path | None = None,
     ):
-        _check_stages(out_stages, len(depths))
+        check_stages(out_stages, len(depths))
         if len(hidden_sizes) != len(depths):
             raise ValueError(
                 f"ResNet: {len(hidden_sizes)} hidden_sizes and {len(depths)} depths; "
@@ -74,51 +74,20 @@ class ResNet(ImageBackbone):
             layer_type=layer_type,
             out_features=[f"stage{i}" for i in out_stages],  # pyright: ignore[reportCallIssue]
         )
-        super().__init__(_network(ResNetBackbone, config, weights), _strides(out_stages))
+        super().__init__(_network(ResNetBackbone, config, weights), stage_strides(out_stages))
 
 
-class Swin(ImageBackbone):
-    """Swin transformer (Liu et al., ICCV 2021), from a random start or a local folder.
-
-    The defaults are Swin-T.
-
-    Args:
-        embed_dim: channels of the first stage; each following stage doubles them.
-        depths: blocks per stage; stage i (from 1) has stride 2 ** (i + 1).
-        num_heads: attention heads per stage.
-        window_size: edge of the attention window, tokens.
-        drop_path_rate: stochastic depth of the last block; the others have less.
-        out_stages: which stages to give, counted from 1, ascending.
-        weights: folder with ``model.safetensors`` of a ``transformers`` Swin, or null.
-    """
-
-    def __init__(
-        self,
-        embed_dim: int = 96,
-        depths: tuple[int, ...] = (2, 2, 6, 2),
-        num_heads: tuple[int, ...] = (3, 6, 12, 24),
-        window_size: int = 7,
-        drop_path_rate: float = 0.2,
-        out_stages: tuple[int, ...] = (2, 3, 4),
-        weights: Path | None = None,
-    ):
-        _check_stages(out_stages, len(depths))
-        config = SwinConfig(
-            embed_dim=embed_dim,
-            depths=list(depths),
-            num_heads=list(num_heads),
-            window_size=window_size,
-            drop_path_rate=drop_path_rate,
-            out_features=[f"stage{i}" for i in out_stages],  # pyright: ignore[reportCallIssue]
-        )
-        super().__init__(_network(SwinBackbone, config, weights), _strides(out_stages))
-
-
-def _strides(stages: Sequence[int]) -> list[int]:
+def stage_strides(stages: Sequence[int]) -> list[int]:
+    """Strides of stages counted from 1, after a stem of stride 4."""
     return [2 ** (stage + 1) for stage in stages]
 
 
-def _check_stages(stages: Sequence[int], num_stages: int) -> None:
+def check_stages(stages: Sequence[int], num_stages: int) -> None:
+    """Refuse stages that a network of ``num_stages`` does not have, or not in this order.
+
+    Raises:
+        ValueError: naming what may be given.
+    """
     if not stages or list(stages) != sorted({s for s in stages if 1 <= s <= num_stages}):
         raise ValueError(
             f"out_stages is {tuple(stages)}; give ascending numbers from 1 to {num_stages}, "
@@ -144,9 +113,7 @@ def _network(kind: type, config, weights: Path | None) -> nn.Module:
         )
     finally:
         logging.set_verbosity(verbosity)
-    # Output norms of a Swin backbone are not part of its classifier's checkpoint.
-    missing = [key for key in report["missing_keys"] if not key.startswith("hidden_states_norms")]
-    wrong = missing + [str(entry) for entry in report["mismatched_keys"]]
+    wrong = [*report["missing_keys"], *(str(entry) for entry in report["mismatched_keys"])]
     if wrong:
         raise ValueError(
             f"the weights in {weights} do not fit the configured {kind.__name__}: "
