@@ -1,6 +1,6 @@
 """Time the CPU kernels beside what people use, in the same run.
 
-    python tools/bench_kernels.py [--threads 2] [--data folder] [--json file]
+    python tools/bench_kernels.py [--threads 2] [--data folder] [--out docs/results/kernels.json]
 
 BEV pooling at BEVFusion's geometry and at a large one; voxelization of a cloud of ten sweeps. Every
 result is checked against the baseline before it is timed. A figure is the median of --repeat runs
@@ -13,9 +13,11 @@ import argparse
 import ctypes
 import datetime
 import json
+import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -140,7 +142,7 @@ def bench_pool(geometry: Geometry, rig, dtype: torch.dtype, repeat: int) -> list
         "ours, plan included": lambda d, f: bev_pool(d, f, cell, num_cells),
     }
     if dtype == torch.float32:  # its CPU kernel has no half precision worth comparing with
-        methods["interval sum"] = lambda d, f: interval_sum(d, f, points)
+        methods["interval sum (segment_reduce)"] = lambda d, f: interval_sum(d, f, points)
     check_pool(methods, depth, features)
     timings = []
     for method, pool in methods.items():
@@ -213,6 +215,7 @@ def environment(threads: int, rig: str) -> dict[str, str | int]:
     git = ["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     return {
+        "command": " ".join(["python", *sys.argv]),
         "date": datetime.date.today().isoformat(),
         "commit": commit,
         "cpu": cpu,
@@ -224,18 +227,23 @@ def environment(threads: int, rig: str) -> dict[str, str | int]:
     }
 
 
-def print_table(timings: list[Timing]) -> None:
-    """One block per task, with the ratio to its first line."""
-    task = ""
+def table(timings: list[Timing]) -> str:
+    """One block per task in Markdown, with the ratio to its first line."""
+    lines, task = [], ""
     for timing in timings:
         if timing.task != task:
             task = timing.task
-            print(f"\n{task:44} {'median ms':>10} {'fastest':>9} {'peak MB':>8} {'times':>7}")
+            lines += [
+                f"\n**{task}**\n",
+                "| method | median ms | fastest ms | peak MB | times faster |",
+                "|---|---:|---:|---:|---:|",
+            ]
         peak = "" if timing.peak_mb is None else f"{timing.peak_mb:.0f}"
-        print(
-            f"  {timing.method:42} {timing.median_ms:10.2f} {timing.fastest_ms:9.2f} "
-            f"{peak:>8} {timing.ratio:7.1f}"
+        lines.append(
+            f"| {timing.method} | {timing.median_ms:.2f} | {timing.fastest_ms:.2f} "
+            f"| {peak} | {timing.ratio:.1f} |"
         )
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -244,23 +252,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=data, help="folder with the real key frame")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeat", type=int, default=9)
-    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    parser.add_argument("--out", type=Path, help="write the figures here, and the tables beside")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
     rig = rig_of(args.data)
     calibration = "real key frame" if has_real_rig(args.data) else "made up, like nuScenes"
     about = environment(args.threads, calibration)
-    print(" | ".join(f"{key} {value}" for key, value in about.items()))
+    load = f"{os.getloadavg()[0]:.1f}"
     timings = bench_pool(BEVFUSION, rig, torch.float32, args.repeat)
     timings += bench_pool(BEVFUSION, rig, torch.bfloat16, args.repeat)
     timings += bench_pool(LARGE, rig, torch.float32, min(args.repeat, 3))
     timings += bench_voxelize(torch.from_numpy(ten_sweeps(args.data)), args.repeat)
     timings = compare(timings)
-    print_table(timings)
-    if args.json:
-        rows = [asdict(timing) for timing in timings]
-        args.json.write_text(json.dumps({"environment": about, "timings": rows}, indent=2) + "\n")
+    about["load, before and after"] = f"{load}, {os.getloadavg()[0]:.1f}"
+    text = "\n".join(f"- {key}: {value}" for key, value in about.items()) + "\n" + table(timings)
+    print(text)
+    if args.out:
+        figures = {"environment": about, "timings": [asdict(timing) for timing in timings]}
+        args.out.write_text(json.dumps(figures, indent=2) + "\n")
+        title = (__doc__ or "").partition("\n")[0]
+        args.out.with_suffix(".md").write_text(f"# {title}\n\n{text}\n")
 
 
 if __name__ == "__main__":
