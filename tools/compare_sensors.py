@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
+
+from provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "configs/tiny/fusion.yaml"
@@ -69,22 +68,13 @@ def main() -> None:
         )
         for name, overlay in OVERLAYS.items()
     }
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    provenance = {
-        "command": f"python tools/compare_sensors.py --steps {options.steps}",
-        "commit": commit,
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "steps": options.steps,
-    }
+    origin = provenance(f"python tools/compare_sensors.py --steps {options.steps}")
     options.out.mkdir(parents=True, exist_ok=True)
-    content = {**provenance, "results": results}
+    content = {**origin, "steps": options.steps, "results": results}
     (options.out / "sensors.json").write_text(json.dumps(content, indent=2) + "\n")
     note = (
         f"Same synthetic world, same {options.steps} steps of two samples each; scenes not "
-        f"trained on. Commit {commit}, {provenance['date']}: `{provenance['command']}`"
+        f"trained on. Commit {origin['commit']}, {origin['date']}: `{origin['command']}`"
     )
     (options.out / "sensors.md").write_text(f"{table(results)}\n\n{note}\n")
     print(table(results))
