@@ -63,7 +63,9 @@ def convolve(
         bias = np.zeros(0, features.dtype)
     if residual is None:
         residual = np.zeros((len(rows), 0), features.dtype)
-    args = features.dtype.type(0), features, weight, rows, bias, residual, relu, out
+    strips = np.empty_like(weight)
+    _cut_into_strips(weight, strips.reshape(-1))
+    args = features.dtype.type(0), features, strips, rows, bias, residual, relu, out
     in_parallel(lambda a, b: _convolve(*args, a, b), len(rows), num_threads, smallest=BLOCK)
     return out
 
@@ -97,6 +99,33 @@ def _check(features: Array, other: Array, rows: Array, residual: Array | None = 
 
 
 @compiled
+def _strip_width(columns):
+    """Columns of the next tile, where so many are left."""
+    if columns >= _WIDE:
+        return _WIDE
+    if columns >= _MIDDLE:
+        return _MIDDLE
+    return _NARROW if columns >= _NARROW else 1
+
+
+@compiled
+def _cut_into_strips(weight, strips):
+    # The rows of a strip lie one after the other: at a distance of 512 bytes they would fall into
+    # half of the first cache's sets and push each other out.
+    num_offsets, channels, columns = weight.shape
+    place = 0
+    for k in range(num_offsets):
+        column = 0
+        while column < columns:
+            width = _strip_width(columns - column)
+            for c in range(channels):
+                for j in range(width):
+                    strips[place] = weight[k, c, column + j]
+                    place += 1
+            column += width
+
+
+@compiled
 def _list_pairs(rows, low, high, sources, targets, counts):
     counts[:] = 0
     for u in range(low, high):
@@ -109,8 +138,8 @@ def _list_pairs(rows, low, high, sources, targets, counts):
 
 
 @compiled
-def _convolve(zero, features, weight, rows, bias, residual, relu, out, low, high):
-    num_offsets, channels, columns = weight.shape
+def _convolve(zero, features, strips, rows, bias, residual, relu, out, low, high):
+    num_offsets, channels, columns = strips.shape
     sources = np.empty((num_offsets, BLOCK), np.int64)
     targets = np.empty((num_offsets, BLOCK), np.int64)
     counts = np.empty(num_offsets, np.int64)
@@ -120,47 +149,44 @@ def _convolve(zero, features, weight, rows, bias, residual, relu, out, low, high
         _list_pairs(rows, start, stop, sources, targets, counts)
         for k in range(num_offsets):
             _product(
-                zero, features, weight[k], out, sources[k].ctypes.data, targets[k].ctypes.data,
+                zero, features, strips[k], out, sources[k].ctypes.data, targets[k].ctypes.data,
                 counts[k], channels, columns,
             )  # fmt: skip
         _finish(out, bias, residual, relu, start, stop)
 
 
 @compiled
-def _product(zero, features, weight, out, sources, targets, count, channels, columns):
+def _product(zero, features, strips, out, sources, targets, count, channels, columns):
     """``out[targets[i]] += features[sources[i]] @ weight`` in strips of columns."""
     a, size, column = features.ctypes.data, features.itemsize, 0
     while column < columns:
-        w, o = weight.ctypes.data + column * size, out.ctypes.data + column * size
-        i = 0
-        if columns - column >= _WIDE:
+        w, o = strips.ctypes.data + column * channels * size, out.ctypes.data + column * size
+        width, i = _strip_width(columns - column), 0
+        if width == _WIDE:
             while i + _WIDE_ROWS <= count:
                 _wide(zero, a, w, o, sources, targets, i, channels, columns)
                 i += _WIDE_ROWS
             while i < count:
                 _wide_one(zero, a, w, o, sources, targets, i, channels, columns)
                 i += 1
-            column += _WIDE
-        elif columns - column >= _MIDDLE:
+        elif width == _MIDDLE:
             while i + _MIDDLE_ROWS <= count:
                 _middle(zero, a, w, o, sources, targets, i, channels, columns)
                 i += _MIDDLE_ROWS
             while i < count:
                 _middle_one(zero, a, w, o, sources, targets, i, channels, columns)
                 i += 1
-            column += _MIDDLE
-        elif columns - column >= _NARROW:
+        elif width == _NARROW:
             while i + _NARROW_ROWS <= count:
                 _narrow(zero, a, w, o, sources, targets, i, channels, columns)
                 i += _NARROW_ROWS
             while i < count:
                 _narrow_one(zero, a, w, o, sources, targets, i, channels, columns)
                 i += 1
-            column += _NARROW
         else:
             for p in range(count):
                 _single(zero, a, w, o, sources, targets, p, channels, columns)
-            column += 1
+        column += width
 
 
 @compiled
@@ -199,31 +225,24 @@ def _outer(zero, features, grad, out, sources, targets, count, channels, columns
     """``out += features[sources].T @ grad[targets]`` in strips of columns."""
     size, column = features.itemsize, 0
     while column < columns:
-        left, c = columns - column, 0
+        width, c = _strip_width(columns - column), 0
         g = grad.ctypes.data + column * size
         while c < channels:
             a, o = features.ctypes.data + c * size, out.ctypes.data + (c * columns + column) * size
-            many = c + OUTER_ROWS <= channels and left >= _NARROW
-            if many and left >= _WIDE:
+            many = c + OUTER_ROWS <= channels and width > 1
+            if many and width == _WIDE:
                 _outer_wide(zero, a, g, o, sources, targets, count, channels, columns)
-            elif many and left >= _MIDDLE:
+            elif many and width == _MIDDLE:
                 _outer_middle(zero, a, g, o, sources, targets, count, channels, columns)
             elif many:
                 _outer_narrow(zero, a, g, o, sources, targets, count, channels, columns)
-            elif left >= _WIDE:
+            elif width == _WIDE:
                 _outer_wide_one(zero, a, g, o, sources, targets, count, channels, columns)
-            elif left >= _MIDDLE:
+            elif width == _MIDDLE:
                 _outer_middle_one(zero, a, g, o, sources, targets, count, channels, columns)
-            elif left >= _NARROW:
+            elif width == _NARROW:
                 _outer_narrow_one(zero, a, g, o, sources, targets, count, channels, columns)
             else:
                 _outer_single(zero, a, g, o, sources, targets, count, channels, columns)
             c += OUTER_ROWS if many else 1
-        if left >= _WIDE:
-            column += _WIDE
-        elif left >= _MIDDLE:
-            column += _MIDDLE
-        elif left >= _NARROW:
-            column += _NARROW
-        else:
-            column += 1
+        column += width

@@ -24,7 +24,16 @@ from numba.extending import intrinsic
 
 # Columns of a tile and rows of it, widest first; a tile's sums shall fit into the registers.
 LANES = 16
-if llvmlite.binding.get_host_cpu_features().get("avx512f"):
+
+
+def _has_avx512() -> bool:
+    try:
+        return bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+    except RuntimeError:  # LLVM does not know this processor
+        return False
+
+
+if _has_avx512():
     WIDE, MIDDLE, NARROW = (64, 6), (32, 8), (16, 8)
 else:
     WIDE, MIDDLE, NARROW = (16, 6), (8, 6), (4, 6)
@@ -92,12 +101,12 @@ def _real(kind: Any) -> Any:
 
 
 def product_tile(num_rows: int, width: int) -> Any:
-    """The tile ``out[targets[r], :width] += features[sources[r]] @ weight[:, :width]``."""
+    """The tile ``out[targets[r], :width] += features[sources[r]] @ weight``, weight (C, width)."""
 
     @intrinsic
     def tile(
         typing, kind, features, weight, out, sources, targets, first, channels, stride
-    ):  # addresses, all int64; lists begin at `first`; stride: columns of weight and out
+    ):  # addresses, all int64; lists begin at `first`; stride: columns of out
         def code(context, builder, signature, args):
             _, features, weight, out, sources, targets, first, channels, stride = args
             own = _Tile(builder, _real(signature.args[0]), num_rows, width)
@@ -108,7 +117,7 @@ def product_tile(num_rows: int, width: int) -> Any:
             rows = [own.at(out, builder.mul(own.listed(targets, p), stride)) for p in places]
 
             def terms(c):
-                vectors = own.load(own.at(weight, builder.mul(c, stride)))
+                vectors = own.load(own.at(weight, builder.mul(c, _INT(width))))
                 return vectors, [own.everywhere(own.at(row, c)) for row in inputs]
 
             own.accumulate(channels, rows, terms)
