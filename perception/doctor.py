@@ -97,6 +97,7 @@ def _operations() -> list[Finding]:
         Finding("triton", triton or "not installed", "kernels on a GPU", remedy),
         Finding("bev_pool", path, "camera features to the BEV map"),
         Finding("voxelize", path, "points to pillars and voxels"),
+        Finding("sparse_conv", path, "voxels to the BEV map, and training on either"),
         Finding("box_iou, nms", path, "overlap and suppression of boxes; points in boxes"),
     ]
 
@@ -129,7 +130,8 @@ def examine() -> list[Finding]:
         ),
         _package("matplotlib", "matplotlib", "reports", "view", "no reports"),
         _package(
-            "spconv", "spconv.pytorch", "sparse convolution yardstick", "spconv", "not needed"
+            *("spconv", "spconv.pytorch", "sparse convolution: engine spconv, yardstick"),
+            *("spconv", "not needed: sparse convolution is our own"),
         ),
     ]
     return [*_machine(), *_torch(), *_operations(), _onnxruntime(), *packages]
