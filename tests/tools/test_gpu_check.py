@@ -60,13 +60,21 @@ class Event:
     def elapsed_time(self, other): return 1e3 * (other.at - self.at)
 torch.cuda.Event, torch.cuda.synchronize = Event, lambda: None
 torch.Tensor.cuda = lambda self: self
+torch.cuda.set_sync_debug_mode = lambda mode: None
 grid = bench_geometry.BEVGrid((-8, 8), (-8, 8), 4.0)
 tiny = [bench_geometry.Geometry(n, (48, 32), 0.04, 16, (1.0, 7.0, 2.0), grid) for n in "ab"]
 pooling.BEVFUSION, pooling.LARGE, pooling.CHANNELS = *tiny, 3
 clock = Clock("cpu", 1 << 10, repeat=1)
 timings = list(pooling.timings(clock, clock.copy_bandwidth(), Path("nowhere")))
+checks = [*pooling.check_public(pooling.real_lift(tiny[0], Path("nowhere")))]
+cloud = torch.from_numpy(bench_geometry.ten_sweeps(Path("nowhere"), 2000))
+voxels.SHAPE, voxels.VOXEL_SIZE = (108, 54, 2), (1.0, 2.0, 4.0)
+checks += voxels.check_public(cloud, torch.zeros(len(cloud), dtype=torch.int64))
+assert len(checks) == 9 and all(check.passed for check in checks), checks
+voxels.ten_sweeps = lambda data: cloud[:200].numpy()
+timings += voxels.timings(clock, 1.0, Path("nowhere"))
 tasks = {timing.task for timing in timings}
-assert len(tasks) == 2 * (3 * 2 + 1), tasks
+assert len(tasks) == 2 * (3 * 2 + 1) + 2, tasks
 assert all(t.median_us >= t.fastest_us > 0 for t in timings)
 print(table(timings))
 """
@@ -89,7 +97,7 @@ def test_checks_run_and_pass_with_nothing_else_installed():
 
 
 @pytest.mark.slow
-def test_every_method_is_timed_beside_the_first():
+def test_public_functions_are_checked_and_every_method_timed_beside_the_first():
     text = run(START + TIMINGS)
     for method in ("materialise + index_add", "segment_reduce", "interval sum in Triton", "ours"):
         assert method in text

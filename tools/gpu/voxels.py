@@ -72,38 +72,38 @@ def check_reductions(case: str, values: Tensor, voxel: Tensor, num_voxels: int) 
 
 
 def check_public(points: Tensor, batch: Tensor) -> Iterator[Check]:
-    """As users call them, with gradients, beside the same on the CPU in float64."""
+    """As users call them, with gradients, beside the definitions in float64 on the CPU."""
+    args = 1, POINT_RANGE, VOXEL_SIZE
+    cloud = points.detach().requires_grad_()
+    voxels = voxelize(cloud, batch, *args)
+    greatest = pillar_max(cloud, voxels.point_voxel, len(voxels.features))
+    ours = _map_and_gradient(cloud, voxels.features, greatest, voxels.coordinates)
 
-    def on(device: str, dtype: torch.dtype) -> list[Tensor]:
-        cloud = points.to(device, dtype).requires_grad_()
-        bounds = [0.0 if abs(x) < 1e-9 else x for x in (*POINT_RANGE, *VOXEL_SIZE)]
-        args = batch.to(device), 1, bounds[:6], bounds[6:]
-        if dtype == torch.float64:  # grouped in float32, as the other: edges are where they were
-            group = group_points_reference(points.cpu(), batch.cpu(), *args[1:], SHAPE)
-            coordinates, counts, voxel = group
-            features = voxel_mean_reference(cloud, voxel, counts)
-            greatest = voxel_max_reference(cloud, voxel, len(counts))
-        else:
-            voxels = voxelize(cloud, *args)
-            features, coordinates, voxel = voxels.features, voxels.coordinates, voxels.point_voxel
-            greatest = pillar_max(cloud, voxel, len(features))
-        pillar = coordinates.clone()
-        # One voxel a pillar: the first.
-        flat = pillar[:, 1] * SHAPE[1] + pillar[:, 2]
-        first = torch.nn.functional.pad(flat, (1, 0), value=-1)[:-1] != flat
-        bev = scatter_to_bev(greatest[first], pillar[first], 1, SHAPE[:2])
-        loss = (features.sin().sum() + bev.cos().sum()) / len(features)
-        return [features.detach(), bev.detach(), *torch.autograd.grad(loss, cloud)]
+    # Grouped in float32 here too, so that points on edges are where they were.
+    groups = group_points_reference(points.cpu(), batch.cpu(), *args, SHAPE)
+    coordinates, counts, voxel = groups
+    cloud = points.detach().cpu().double().requires_grad_()
+    mean = voxel_mean_reference(cloud, voxel, counts)
+    greatest = voxel_max_reference(cloud, voxel, len(counts))
+    exact = _map_and_gradient(cloud, mean, greatest, coordinates)
+    for name, got, want in zip(("means", "map of maxima", "gradient to points"), ours, exact):
+        yield check(f"voxelize by autograd, {name}", "sweep", got, want.to(got.device))
 
-    names = "means", "map of maxima", "gradient to points"
-    for name, got, want in zip(names, on("cuda", torch.float32), on("cpu", torch.float64)):
-        yield check(f"voxelize by autograd, {name}", "sweep", got, want.cuda())
+
+def _map_and_gradient(
+    cloud: Tensor, mean: Tensor, greatest: Tensor, coordinates: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    pillar = coordinates[:, 1] * SHAPE[1] + coordinates[:, 2]
+    lowest = torch.nn.functional.pad(pillar, (1, 0), value=-1)[:-1] != pillar  # voxel of a pillar
+    bev = scatter_to_bev(greatest[lowest], coordinates[lowest], 1, SHAPE[:2])
+    loss = mean.sin().sum() + bev.cos().sum()
+    return mean.detach(), bev.detach(), torch.autograd.grad(loss, cloud)[0]
 
 
 def timings(clock: Clock, bandwidth: float, data: Path) -> Iterator[Timing]:
     """Voxels of ten sweeps and their means."""
     points = torch.from_numpy(ten_sweeps(data)).cuda()
-    batch = torch.zeros(len(points), dtype=torch.int64, device="cuda")
+    batch = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     voxels = voxelize(points, batch, 1, POINT_RANGE, VOXEL_SIZE)
     result = voxels.features, voxels.coordinates, voxels.num_points, voxels.point_voxel
     floor = 1e6 * sum(part.nbytes for part in (points, batch, *result)) / bandwidth
