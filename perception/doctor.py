@@ -97,7 +97,7 @@ def _operations() -> list[Finding]:
         Finding("triton", triton or "not installed", "kernels on a GPU", remedy),
         Finding("bev_pool", path, "camera features to the BEV map"),
         Finding("voxelize", path, "points to pillars and voxels"),
-        Finding("sparse_conv", path, "voxels to the BEV map, and training on either"),
+        Finding("sparse_conv", path, "voxels to the BEV map"),
         Finding("box_iou, nms", path, "overlap and suppression of boxes; points in boxes"),
     ]
 
