@@ -189,13 +189,15 @@ def check(ours: SparseTensor, theirs) -> None:
 
 
 @torch.no_grad()
-def work(method: str, file: Path, threads: int, repeat: int) -> None:
+def work(method: str, file: Path, threads: int, repeat: int, only: str) -> None:
     """Time one method in this process; prints JSON: milliseconds of every run, by task."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     tasks = native_tasks if method == "native" else spconv_tasks
     times = {}
     for name, call in tasks(real_frame(file)):
+        if only not in name:
+            continue
         call()
         runs = times.setdefault(name, [])
         for _ in range(repeat):
@@ -213,7 +215,7 @@ def run_all(args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
         for method, threads in dict.fromkeys(methods):
             command = [sys.executable, __file__, "--worker", method, "--threads", str(threads)]
             command += ["--frame", args.frame, "--data", str(args.data)]
-            command += ["--repeat", str(args.repeat)]
+            command += ["--repeat", str(args.repeat), "--only", args.only]
             env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
             done = subprocess.run(command, env=env, capture_output=True, text=True)
             if done.returncode:
@@ -246,6 +248,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeat", type=int, default=5, help="runs of a task in a process")
     parser.add_argument("--rounds", type=int, default=3, help="processes of a method")
+    parser.add_argument("--only", default="", help="time tasks with this in their name alone")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     parser.add_argument("--worker", choices=["native", "spconv"], help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -253,7 +256,7 @@ def main() -> None:
     if not file.exists():
         parser.error(f"{file} is missing; give the folder of the voxels with --data")
     if args.worker:
-        work(args.worker, file, args.threads, args.repeat)
+        work(args.worker, file, args.threads, args.repeat, args.only)
         return
     about = environment(args.threads, args.frame)
     print(" | ".join(f"{key} {value}" for key, value in about.items()))

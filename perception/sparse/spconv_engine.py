@@ -42,7 +42,7 @@ def spconv_convolve(
     # Pairs found once are kept under this key, as our tables are.
     layer = kind(*weight.shape[-2:], kernel, stride, indice_key=str(geometry), **options)
     del layer.weight
-    layer.weight = to_spconv2(weight)
+    layer.weight = to_spconv2(weight).contiguous()  # its kernels take addresses
     layer.training = torch.is_grad_enabled()
     given = spconv.SparseConvTensor(
         voxels.features, voxels.coordinates, list(voxels.shape), voxels.batch_size
