@@ -7,19 +7,32 @@ from torch import Tensor, nn
 
 
 class ConvBlock(nn.Sequential):
-    """A convolution without bias, batch normalisation and ReLU; "same" padding.
+    """A convolution, batch normalisation and ReLU; "same" padding.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: odd edge of the kernel.
         stride: 1 keeps the size, 2 halves it.
+        bias: give the convolution a bias too; the normalisation's does as well without.
+        eps: of the normalisation.
+        momentum: of its running statistics.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        bias: bool = False,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+    ):
+        padding = kernel_size // 2
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False),
-            nn.BatchNorm2d(out_channels),
+            nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=bias),
+            nn.BatchNorm2d(out_channels, eps, momentum),
             nn.ReLU(inplace=True),
         )
 

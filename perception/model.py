@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..datasets.batch import Batch
 from ..kernels.grid import BEVGrid
 from .encoders import CameraEncoder, PillarEncoder, VoxelEncoder
-from .fusion import ConvFuser
+from .fusion import ConvFuser, SingleSensor
 from .heads import CenterHead, MapHead, TransFusionHead
 from .necks import SECOND
 
@@ -39,7 +39,7 @@ class FusionModel(nn.Module):
     def __init__(
         self,
         grid: BEVGrid,
-        fuser: Callable[[int, int], ConvFuser],
+        fuser: Callable[[int, int], ConvFuser | SingleSensor],
         backbone: Callable[[int, BEVGrid], SECOND],
         heads: dict[str, Callable[[int, BEVGrid], Head]],
         camera: Callable[[BEVGrid], CameraEncoder] | None = None,

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from ...datasets.batch import Batch
 from ...kernels.grid import BEVGrid
 from ..layers import absent_map, full_precision, zero_where_absent
-from .fpn import FPN
+from .depth_lss import LSS, DepthLSS
+from .fpn import FPN, LSSFPN
+from .frustum import DepthOutput
 from .image_backbone import ImageBackbone
 from .image_semantics import ImageSemantics
 from .lidar_depth import nearest_depth
-from .lift_splat import DepthOutput, LiftSplat
+from .lift_splat import LiftSplat
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, 0..255
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -49,8 +51,8 @@ class CameraEncoder(nn.Module):
         self,
         grid: BEVGrid,
         backbone: ImageBackbone,
-        fpn: Callable[[Sequence[int]], FPN],
-        lift: Callable[[int, BEVGrid], LiftSplat],
+        fpn: Callable[[Sequence[int]], FPN | LSSFPN],
+        lift: Callable[[int, BEVGrid], LiftSplat | LSS | DepthLSS],
         depth_loss_weight: float = 0.0,
         semantics: Callable[[int], ImageSemantics] | None = None,
     ):
@@ -77,7 +79,10 @@ class CameraEncoder(nn.Module):
         images = (batch.images.float() - self.mean) / self.std
         features = self.fpn(self.backbone(images))
         with full_precision(batch.images):
-            bev_from_feature = batch.bev_from_image @ self._image_from_feature(batch.images.device)
+            image_from_feature = self.lift.image_from_feature(
+                self.backbone.strides[0], features.shape[-2:]
+            )
+            bev_from_feature = batch.bev_from_image @ image_from_feature.to(batch.images.device)
         bev, depth = self.lift(
             features,
             bev_from_feature,
@@ -108,15 +113,3 @@ class CameraEncoder(nn.Module):
         if self.semantics is not None and output.semantics is not None:
             terms["semantics"] = self.semantics.loss(output.semantics, depth, *calibration, batch)
         return terms
-
-    def _image_from_feature(self, device: torch.device) -> Tensor:
-        """(4, 4) takes (u * d, v * d, d, 1) in feature pixels to the same in image pixels.
-
-        Feature pixel i covers image pixels i * stride to (i + 1) * stride - 1, whose middle is
-        (i + 0.5) * stride - 0.5: pixel 0 has its centre at 0, in both.
-        """
-        stride = self.backbone.strides[0]
-        matrix = torch.eye(4, device=device)
-        matrix[0, 0] = matrix[1, 1] = stride
-        matrix[0, 2] = matrix[1, 2] = stride / 2 - 0.5
-        return matrix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,3 +42,42 @@ class FPN(nn.Module):
                 level = level + F.interpolate(joined, size, mode="bilinear", align_corners=False)
             joined = level
         return self.smooth(joined)
+
+
+class LSSFPN(nn.Module):
+    """The camera pyramid of MIT BEVFusion (Liu et al., ICRA 2023): concatenation, not addition.
+
+    From the coarsest level on, each level is joined with the result above it by a 1x1 and a 3x3
+    convolution.
+
+    Args:
+        in_channels: channels of the maps, finest first; two maps at least.
+        out_channels: channels of the result.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int = 256):
+        super().__init__()
+        if len(in_channels) < 2:
+            raise ValueError("LSSFPN joins two maps at least; add to the backbone's out_stages")
+        self.out_channels = out_channels
+        above = [out_channels] * (len(in_channels) - 2) + [in_channels[-1]]
+        self.lateral = nn.ModuleList(
+            ConvBlock(own + up, out_channels, 1) for own, up in zip(in_channels, above)
+        )
+        self.smooth = nn.ModuleList(ConvBlock(out_channels, out_channels) for _ in above)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Join the maps.
+
+        Args:
+            maps: (N, in_channels[i], H_i, W_i), finest first.
+
+        Returns:
+            (N, out_channels, H_0, W_0).
+        """
+        *finer, joined = maps
+        for own, lateral, smooth in zip(finer[::-1], self.lateral[::-1], self.smooth[::-1]):
+            size = own.shape[-2:]
+            up = F.interpolate(joined, size, mode="bilinear", align_corners=False)
+            joined = smooth(lateral(torch.cat([own, up], 1)))
+        return joined

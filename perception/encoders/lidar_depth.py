@@ -62,3 +62,53 @@ def depth_bins(depth: Tensor, first: float, step: float, num_bins: int) -> Tenso
     position = ((depth - first) / step).floor()
     inside = (position >= 0) & (position < num_bins)
     return position.where(inside, -1.0).long()
+
+
+def last_depth(
+    points: Tensor,
+    point_sample: Tensor,
+    bev_from_image: Tensor,
+    image_sample: Tensor,
+    size: Sequence[int],
+) -> Tensor:
+    """Depth of the last LiDAR point, by input order, in every pixel: what MIT BEVFusion saw.
+
+    Pixel (row i, column j) holds what falls into j <= u < j + 1, i <= v < i + 1. Of points in one
+    pixel the one that was written last stayed, and the depth of an empty pixel is 0. (On a GPU it
+    was any of them; here it is the last on every device.)
+
+    Args:
+        points: (P, 3 or more) x, y, z in the (augmented) BEV frame.
+        point_sample: (P,) which sample a point belongs to.
+        bev_from_image: (N, 4, 4) takes (u * d, v * d, d, 1) to the BEV frame.
+        image_sample: (N,) which sample an image belongs to.
+        size: H, W of the result.
+
+    Returns:
+        (N, H, W) float32 metres along the optical axis; 0 where there is no point.
+    """
+    height, width = size
+    # float64: the matrices hold both metres and 1 / focal length.
+    image_from_bev = torch.linalg.inv(bev_from_image.double()).float()
+    image_from_bev = image_from_bev[:, :3]
+    # One place more than pixels takes what falls into none.
+    none = len(bev_from_image) * height * width
+    last = torch.full((none + 1,), -1, device=points.device)
+    number = torch.arange(len(points), device=points.device)
+    position = points[:, :3].float()
+    found = points.new_zeros(none + 1, dtype=torch.float)
+    for n, matrix in enumerate(image_from_bev):
+        with full_precision(points):
+            projected = position @ matrix[:, :3].T + matrix[:, 3]
+        u_depth, v_depth, depth = projected.unbind(1)
+        distance = depth.clamp(1e-5, 1e5)
+        u, v = u_depth / distance, v_depth / distance
+        seen = (u >= 0) & (u < width) & (v >= 0) & (v < height)
+        seen &= (depth > 0) & (point_sample == image_sample[n])
+        row = torch.where(seen, v, 0).long() + n * height
+        pixel = torch.where(seen, row * width + torch.where(seen, u, 0).long(), none)
+        last.scatter_reduce_(0, pixel, number, "amax")
+        winner = seen & (last[pixel] == number)
+        found.index_put_((pixel.where(winner, none),), distance)
+    found[none] = 0
+    return found[:none].view(-1, height, width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,9 @@ class MapHead(nn.Module):
         gamma: exponent of the focal loss.
         dice_weight: weight of a Dice loss beside it; 0 as in BEVFusion. Short trainings need it:
             the focal loss alone leaves thin layers below every threshold for a long time.
+        reduce: narrow the BEV map to ``channels`` before it is resampled, where cells are fewest;
+            published models classify the full width.
+        layers: 3x3 convolutions of the classifier.
     """
 
     task = "map"
@@ -50,15 +54,18 @@ class MapHead(nn.Module):
         channels: int = 64,
         gamma: float = 2.0,
         dice_weight: float = 0.0,
+        reduce: bool = True,
+        layers: int = 1,
     ):
         super().__init__()
         self.grid, self.map_grid, self.classes = grid, map_grid, tuple(classes)
         self.gamma, self.dice_weight = gamma, dice_weight
-        # Before the resampling, where cells are fewest.
-        self.reduce = ConvBlock(in_channels, channels)
+        self.reduce = ConvBlock(in_channels, channels) if reduce else nn.Identity()
+        widths = [channels if reduce else in_channels] + [channels] * layers
+        blocks = [ConvBlock(a, b) for a, b in pairwise(widths)]
         # Every cell starts at a probability of 0.1: layers cover little.
-        last = output_conv(channels, len(self.classes), -math.log(9.0))
-        self.classifier = nn.Sequential(ConvBlock(channels, channels), last)
+        last = output_conv(widths[-1], len(self.classes), -math.log(9.0))
+        self.classifier = nn.Sequential(*blocks, last)
         self.register_buffer("position", sampling_positions(grid, map_grid), persistent=False)
 
     def forward(self, bev: Tensor) -> MapOutput:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,8 @@ class SECOND(nn.Module):
         strides: stride of each stage against the one before it, 1 or 2; the first is usually 1.
         layers: 3x3 convolutions per stage after the first, strided one.
         up_channels: channels of each stage's contribution to the result.
+        norm_eps: of the batch normalisation; published SECOND has 1e-3.
+        norm_momentum: of its running statistics; published SECOND has 0.01.
     """
 
     def __init__(
@@ -31,6 +35,8 @@ class SECOND(nn.Module):
         strides: tuple[int, ...] = (1, 2),
         layers: tuple[int, ...] = (2, 2),
         up_channels: tuple[int, ...] = (64, 64),
+        norm_eps: float = 1e-5,
+        norm_momentum: float = 0.1,
     ):
         super().__init__()
         if not len(channels) == len(strides) == len(layers) == len(up_channels) > 0:
@@ -38,6 +44,7 @@ class SECOND(nn.Module):
                 "backbone.channels, strides, layers and up_channels must have one entry per stage; "
                 f"they have {len(channels)}, {len(strides)}, {len(layers)}, {len(up_channels)}"
             )
+        norm: dict[str, Any] = {"eps": norm_eps, "momentum": norm_momentum}
         self.stages, self.ups = nn.ModuleList(), nn.ModuleList()
         width, total = in_channels, 1
         for out, stride, depth, up in zip(channels, strides, layers, up_channels):
@@ -47,10 +54,10 @@ class SECOND(nn.Module):
                     f"backbone.strides {tuple(strides)} must be 1 or 2 and their product divide "
                     f"the grid's {grid.shape[0]} x {grid.shape[1]} cells"
                 )
-            blocks = [ConvBlock(width, out, 3, stride)]
-            blocks += [ConvBlock(out, out) for _ in range(depth)]
+            blocks = [ConvBlock(width, out, 3, stride, **norm)]
+            blocks += [ConvBlock(out, out, **norm) for _ in range(depth)]
             self.stages.append(nn.Sequential(*blocks))
-            self.ups.append(_upsample(out, up, total))
+            self.ups.append(_upsample(out, up, total, norm))
             width = out
         self.out_channels = sum(up_channels)
 
@@ -63,11 +70,11 @@ class SECOND(nn.Module):
         return torch.cat(levels, 1)
 
 
-def _upsample(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+def _upsample(in_channels: int, out_channels: int, stride: int, norm: dict[str, Any]) -> nn.Module:
     if stride == 1:
-        return ConvBlock(in_channels, out_channels, 1)
+        return ConvBlock(in_channels, out_channels, 1, **norm)
     return nn.Sequential(
         nn.ConvTranspose2d(in_channels, out_channels, stride, stride, bias=False),
-        nn.BatchNorm2d(out_channels),
+        nn.BatchNorm2d(out_channels, **norm),
         nn.ReLU(inplace=True),
     )

@@ -83,7 +83,7 @@ def test_frustum_cell_is_where_the_camera_geometry_says():
 def test_feature_pixels_are_centred_on_the_image_pixels_they_cover():
     camera = make_model().camera
     stride = camera.backbone.strides[0]
-    matrix = camera._image_from_feature("cpu")
+    matrix = camera.lift.image_from_feature(stride, (4, 5))
     for feature in (0, 3):
         u = (matrix @ torch.tensor([feature * 7.0, 0, 7.0, 1]))[0] / 7
         covered = torch.arange(feature * stride, (feature + 1) * stride).float()
