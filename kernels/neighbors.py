@@ -247,7 +247,8 @@ def neighbors(
         The table, good for as long as the coordinates are.
 
     Raises:
-        ValueError: if the numbers do not fit together.
+        ValueError: if the numbers do not fit together, or (on the CPU, where looking costs little)
+            a voxel is outside the grid.
     """
     if coordinates.ndim != 2 or coordinates.shape[1] != 4 or coordinates.dtype != torch.int32:
         raise ValueError(

@@ -42,6 +42,7 @@ def submanifold_rows(
     Returns:
         (V, K) int32, offsets in C order; -1 where there is no voxel.
     """
+    _check_cells(coordinates, shape, batch_size)
     num_offsets = int(np.prod(kernel))
     rows = np.full((len(coordinates), num_offsets), -1, np.int32)
     flat = _flat_cells(coordinates, shape, batch_size)
@@ -84,7 +85,7 @@ def strided_rows(
     Returns:
         Coordinates (U, 4) and rows (U, K), int32; -1 where there is no voxel.
     """
-    _check_size(batch_size * int(np.prod(shape)))
+    _check_cells(coordinates, shape, batch_size)
     num_cells = batch_size * int(np.prod(out_shape))
     _check_size(num_cells)
     geometry = np.asarray([out_shape, kernel, stride, padding, dilation], np.int64)
@@ -114,6 +115,17 @@ def invert_rows(rows: Array, num_inputs: int) -> Array:
     return by_input
 
 
+def _check_cells(coordinates: Array, shape: Sequence[int], batch_size: int) -> None:
+    _check_size(batch_size * int(np.prod(shape)))
+    outside = (coordinates < 0).any(0) | (coordinates >= (batch_size, *shape)).any(0)
+    if outside.any():
+        names = [("batch", "z", "y", "x")[axis] for axis in np.flatnonzero(outside)]
+        raise ValueError(
+            f"voxels lie outside the grid of {batch_size} samples of {tuple(shape)} cells in "
+            f"{', '.join(names)}; coordinates are batch, z, y, x"
+        )
+
+
 def _check_size(num_cells: int) -> None:
     if num_cells > MOST_CELLS:
         raise ValueError(
@@ -123,7 +135,6 @@ def _check_size(num_cells: int) -> None:
 
 
 def _flat_cells(coordinates: Array, shape: Sequence[int], batch_size: int) -> Array:
-    _check_size(batch_size * int(np.prod(shape)))
     flat = np.empty(len(coordinates), np.int64)
     _flatten(coordinates, np.asarray(shape, np.int64), flat)
     return flat

@@ -144,6 +144,8 @@ def test_operators_are_registered_properly():
         ({"kernel": (9, 3, 3)}, "does not fit"),
         ({"stride": (0, 1, 1)}, "at least 1"),
         ({"shape": (4096, 4096, 4096)}, "split the batch"),
+        ({"shape": (5, 7, 6)}, "outside the grid .* in x"),
+        ({"batch_size": 2, "submanifold": True}, "outside the grid .* in batch"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(change, message):
