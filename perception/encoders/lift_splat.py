@@ -13,6 +13,9 @@ from ..layers import ConvBlock
 from .frustum import DepthOutput, FrustumLift
 from .lidar_depth import nearest_depth
 
+# Of a cell, in pixels: cells that only the tails of depth distributions reach stay faint.
+LEAST_WEIGHT = 0.5
+
 
 class LiftSplat(FrustumLift):
     """Lift image features along their rays and splat them onto the BEV grid.
@@ -35,6 +38,8 @@ class LiftSplat(FrustumLift):
             (BEVFusion's DepthLSS): "metric" as a share of the farthest depth, "one_hot" as a bin,
             which then starts with most of the weight: pixels that LiDAR sees are lifted to the
             right place from the first step on.
+        mean: give the weighted mean of what falls into a cell, not its sum. Near cells gather
+            hundreds of pixels and far ones a few, so in a sum what far pixels say is faint.
     """
 
     def __init__(
@@ -49,9 +54,10 @@ class LiftSplat(FrustumLift):
         depth_layers: int = 1,
         bev_layers: int = 1,
         lidar_depth: Literal["metric", "one_hot"] | None = None,
+        mean: bool = False,
     ):
         super().__init__(grid, out_channels, depth_range, depth_step, height_range, downsample)
-        self.lidar_depth = lidar_depth
+        self.lidar_depth, self.mean = lidar_depth, mean
         hint = 0 if lidar_depth is None else 32
         if hint:
             given = 2 if lidar_depth == "metric" else self.num_bins
@@ -104,7 +110,12 @@ class LiftSplat(FrustumLift):
         logits, context = self.depth_net(features).split(split, dim=1)
         if self.lidar_depth == "one_hot":
             logits = logits + self.trust * hint
+        if self.mean:
+            context = F.pad(context, (0, 0, 0, 0, 0, 1), value=1.0)
         pooled = self.splat(logits, context, bev_from_image, image_sample, batch_size)
+        if self.mean:
+            pooled, weight = pooled[:, :-1], pooled[:, -1:]
+            pooled = pooled / (weight + LEAST_WEIGHT)
         return self.bev_net(pooled), DepthOutput(logits, bev_from_image, image_sample, measured)
 
     def _encode(self, depth: Tensor) -> Tensor:

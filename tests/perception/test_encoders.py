@@ -270,6 +270,24 @@ def test_depth_loss_is_the_cross_entropy_of_seen_pixels():
     torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
 
 
+def test_a_mean_cell_says_the_same_however_many_pixels_see_it():
+    torch.manual_seed(0)
+    sums, means = (LiftSplat(4, GRID, 3, (1.0, 21.0), bev_layers=0, mean=m) for m in (False, True))
+    means.load_state_dict(sums.state_dict())
+    batch, features = make_batch(), torch.randn(4, 4, 6, 12)
+    arguments = batch.image_sample, 2, batch.points, batch.point_sample
+    once = [lift.eval()(features, batch.bev_from_image, *arguments)[0] for lift in (sums, means)]
+    again = [features.repeat(50, 1, 1, 1), batch.bev_from_image.repeat(50, 1, 1)]
+    again += [batch.image_sample.repeat(50), *arguments[1:]]
+    many = [lift(*again)[0] for lift in (sums, means)]
+    torch.testing.assert_close(many[0], 50 * once[0], rtol=1e-4, atol=1e-4)
+    # The constant term of the denominator matters less the more there is to see.
+    ratio = (many[1].abs() / once[1].abs().clamp(min=1e-9))[once[1].abs() > 1e-3]
+    assert ratio.min() > 0.99
+    assert ratio.median() < 10
+    assert many[1].abs().max() <= (features.abs().max() * 20)
+
+
 def test_semantics_label_pixels_by_the_box_and_the_map_at_their_depth():
     boxes = BoxTargets(
         center=torch.tensor([[10.0, 0.0, 1.0]]),
