@@ -117,13 +117,21 @@ def invert_rows(rows: Array, num_inputs: int) -> Array:
 
 def _check_cells(coordinates: Array, shape: Sequence[int], batch_size: int) -> None:
     _check_size(batch_size * int(np.prod(shape)))
-    outside = (coordinates < 0).any(0) | (coordinates >= (batch_size, *shape)).any(0)
+    outside = np.zeros(4, np.bool_)
+    _find_outside(coordinates, np.asarray((batch_size, *shape), np.int64), outside)
     if outside.any():
         names = [("batch", "z", "y", "x")[axis] for axis in np.flatnonzero(outside)]
         raise ValueError(
             f"voxels lie outside the grid of {batch_size} samples of {tuple(shape)} cells in "
             f"{', '.join(names)}; coordinates are batch, z, y, x"
         )
+
+
+@compiled
+def _find_outside(coordinates, sides, outside):
+    for v in range(len(coordinates)):
+        for axis in range(4):
+            outside[axis] |= (coordinates[v, axis] < 0) | (coordinates[v, axis] >= sides[axis])
 
 
 def _check_size(num_cells: int) -> None:
