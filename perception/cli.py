@@ -14,9 +14,12 @@ VERBS = {
     "index": "index a nuScenes folder",
     "train": "train a model",
     "evaluate": "official metrics of a trained model",
+    "import": "published checkpoints (MIT BEVFusion, mmdetection3d) to run folders",
     "view": "pictures of frames, truth and detections",
     "doctor": "what this machine has, and which path each operation takes",
 }
+
+MODULES = {"import": "import_weights"}  # where the verb is no name that Python allows
 
 
 def usage() -> str:
@@ -63,7 +66,7 @@ def run_verb(verb: str, options: list[str]) -> None:
     # Before torch loads OpenMP: a thread that has nothing to do soon gives its core to the data
     # loaders instead of spinning on it for milliseconds, which on few cores costs half the speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    module = importlib.import_module(f".commands.{verb}", __package__)
+    module = importlib.import_module(f".commands.{MODULES.get(verb, verb)}", __package__)
     if hasattr(module, "main"):  # a verb with a parser of its own
         module.main(options)
         return

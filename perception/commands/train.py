@@ -67,7 +67,7 @@ def train(parser: ArgumentParser, config: Namespace) -> None:
     parts = parser.instantiate(config)
     folder.mkdir(parents=True, exist_ok=True)
     if not config.resume and not last.exists():
-        parser.save(_without_session(config), folder / CONFIG, overwrite=True)
+        parser.save(without_session(config), folder / CONFIG, overwrite=True)
     result = run_training(
         parts.model, parts.data, folder, options, resume=last if config.resume else None
     )
@@ -102,7 +102,7 @@ def load_run(
     return parts.model, parts.data, config
 
 
-def _without_session(config: Namespace) -> Namespace:
+def without_session(config: Namespace) -> Namespace:
     """The config without what belongs to this call alone."""
     kept = config.clone()
     for name in ("config", "resume", "run_folder"):

@@ -14,7 +14,8 @@ def test_every_verb_has_help(capsys):
     overview = capsys.readouterr().out
     for verb in cli.VERBS:
         assert verb in overview
-        assert importlib.import_module(f"bevstack.perception.commands.{verb}").__doc__
+        module = cli.MODULES.get(verb, verb)
+        assert importlib.import_module(f"bevstack.perception.commands.{module}").__doc__
 
 
 def test_an_unknown_verb_lists_the_known_ones():

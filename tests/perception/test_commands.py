@@ -15,6 +15,10 @@ RUNS = {  # every shipped config, with what is laid over it
     "tiny/voxels": ["tiny/fusion", "tiny/voxels"],
     "overfit_keyframe": ["overfit_keyframe"],
     "nuscenes/fusion": ["nuscenes/fusion"],
+    "bevfusion/det": ["bevfusion/det"],
+    "bevfusion/seg": ["bevfusion/seg"],
+    "bevfusion/lidar_det": ["bevfusion/lidar_det"],
+    "bevfusion/camera_det": ["bevfusion/camera_det"],
 }
 
 
