@@ -50,10 +50,10 @@ def environment() -> dict[str, str]:
 def run(data: Path) -> tuple[dict, str]:
     """All checks, and if they pass all timings: figures for JSON, and the tables."""
     import_kernels()
-    from gpu import pooling, voxels
+    from gpu import boxes, pooling, sparse, voxels
     from gpu.timing import Clock, table
 
-    areas = pooling, voxels
+    areas = pooling, voxels, sparse, boxes
     checks = []
     for area in areas:
         start = time.perf_counter()

@@ -38,16 +38,18 @@ sys.path[:0] = [{str(TOOLS)!r}, {str(KERNEL_TESTS)!r}]
 import triton_interpreter
 from gpu.checkout import import_kernels
 import_kernels()
-from gpu import pooling, voxels
+from gpu import boxes, pooling, sparse, voxels
 """
 CHECKS = """
 # Not bfloat16: the interpreter multiplies its bits as integers.
 args = "cpu", Path("nowhere"), (torch.float32, torch.float16)
-checks = [*pooling.checks(*args), *voxels.checks(*args)]
+checks = [c for area in (pooling, voxels, sparse, boxes) for c in area.checks(*args)]
 wrong = [check for check in checks if not check.passed]
 assert not wrong, wrong
 kernels = {check.kernel for check in checks}
-assert {"bev_pool, map", "interval sum, gradient to depth", "voxel mean", "plan, place"} <= kernels
+assert {"bev_pool, map", "interval sum, gradient to depth", "voxel mean", "plan, place",
+    "sparse_conv", "sparse_conv, gradient to weights", "neighbours, by input", "nms", "circle_nms",
+    "points in boxes, first"} <= kernels
 print(len(checks), "checks")
 """
 TIMINGS = """
@@ -73,8 +75,18 @@ checks += voxels.check_public(cloud, torch.zeros(len(cloud), dtype=torch.int64))
 assert len(checks) == 9 and all(check.passed for check in checks), checks
 voxels.ten_sweeps = lambda data: cloud[:200].numpy()
 timings += voxels.timings(clock, 1.0, Path("nowhere"))
+pooled = {timing.task for timing in timings}
+assert len(pooled) == 2 * (3 * 2 + 1) + 2, pooled
+cells = torch.randint(8, 32, (60, 4), dtype=torch.int32).unique(dim=0)
+cells[:, 0] = 0
+sparse.real_voxels = lambda data: (cells.unique(dim=0), (41, 32, 32))
+crowd, cloud = boxes.crowd, boxes.cloud
+boxes.crowd = lambda count, device: crowd(20, "cpu")
+boxes.cloud = lambda among, count: cloud(among, 50)
+for area in (sparse, boxes):
+    timings += area.timings(clock, 1.0, Path("nowhere"))
 tasks = {timing.task for timing in timings}
-assert len(tasks) == 2 * (3 * 2 + 1) + 2, tasks
+assert len(tasks) == len(pooled) + 2 * 2 + 1 + 4, tasks
 assert all(t.median_us >= t.fastest_us > 0 for t in timings)
 print(table(timings))
 """
