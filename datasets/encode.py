@@ -40,6 +40,8 @@ class Encoder:
         lidar: use the LiDAR; false is the same as a frame without any sweep.
         min_points: boxes with fewer LiDAR points are no targets.
         rasterizer: draws the map masks; None for data without maps.
+        clear_key_sweep: leave returns of the vehicle itself out of the key sweep too; published
+            models had them left out of the sweeps before it alone.
     """
 
     point_range: Range
@@ -50,6 +52,7 @@ class Encoder:
     lidar: bool = True
     min_points: int = 1
     rasterizer: MapRasterizer | None = None
+    clear_key_sweep: bool = True
 
     def __post_init__(self) -> None:
         low, high = self.point_range[:3], self.point_range[3:]
@@ -104,7 +107,11 @@ class Encoder:
     def _points(self, frame: Frame) -> NDArray[np.float32]:
         if not (self.lidar and frame.sweeps):
             return np.zeros((0, 5), np.float32)
-        points = merge_sweeps(frame, self.num_sweeps, target_from_ego=frame.bev_from_ego)
+        points = merge_sweeps(
+            *(frame, self.num_sweeps),
+            target_from_ego=frame.bev_from_ego,
+            clear_key_sweep=self.clear_key_sweep,
+        )
         return _within(points, np.array(self.point_range, np.float32))
 
     def _boxes(self, frame: Frame) -> BoxTargets:

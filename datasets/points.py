@@ -15,6 +15,7 @@ def merge_sweeps(
     max_sweeps: int | None = None,
     vehicle_reach: float = 1.0,
     target_from_ego: NDArray[np.float64] | None = None,
+    clear_key_sweep: bool = True,
 ) -> NDArray[np.float32]:
     """The points of the key sweep and of previous ones, as if all were seen at the key time.
 
@@ -27,6 +28,7 @@ def merge_sweeps(
         vehicle_reach: returns with |x| and |y| below it, in metres in the sensor's frame, come
             from the vehicle itself and are left out. 1 is the devkit's rule; 0 keeps all.
         target_from_ego: (4, 4) to give points in another frame than the ego frame at key time.
+        clear_key_sweep: whether ``vehicle_reach`` applies to the key sweep too.
 
     Returns:
         (P, 5): x, y, z, intensity 0..255, time lag (key time minus the sweep's, seconds). Points
@@ -39,10 +41,11 @@ def merge_sweeps(
     if target_from_ego is not None:
         target_from_global = target_from_ego @ target_from_global
     count = 0
-    for sweep, points in zip(sweeps, clouds):
+    for i, (sweep, points) in enumerate(zip(sweeps, clouds)):
         target_from_lidar = target_from_global @ sweep.global_from_ego @ sweep.ego_from_lidar
         lag = (frame.timestamp_us - sweep.timestamp_us) * 1e-6
-        count = _append_points(merged, count, points, target_from_lidar, vehicle_reach, lag)
+        reach = vehicle_reach if i > 0 or clear_key_sweep else 0.0
+        count = _append_points(merged, count, points, target_from_lidar, reach, lag)
     return merged[:count]
 
 

@@ -4,5 +4,14 @@ from .bev import BEVAugmentation
 from .color import ColorJitter
 from .dropout import SensorDropout
 from .image import ImageAugmentation, ImageResize
+from .published import PublishedImageAugmentation, PublishedResize
 
-__all__ = ["BEVAugmentation", "ColorJitter", "ImageAugmentation", "ImageResize", "SensorDropout"]
+__all__ = [
+    "BEVAugmentation",
+    "ColorJitter",
+    "ImageAugmentation",
+    "ImageResize",
+    "PublishedImageAugmentation",
+    "PublishedResize",
+    "SensorDropout",
+]

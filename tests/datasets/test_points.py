@@ -59,6 +59,15 @@ def test_returns_from_the_vehicle_are_left_out(reader):
     assert 9 not in merge_sweeps(frame)[:1, 3]
 
 
+def test_the_key_sweep_may_keep_returns_from_the_vehicle(reader):
+    frame = reader[2]  # one such return in every sweep
+    cleared, kept = merge_sweeps(frame), merge_sweeps(frame, clear_key_sweep=False)
+    assert len(kept) == len(cleared) + 1
+    key = kept[: len(frame.sweeps[0].load())]
+    assert set(key[:, 4]) == {0}
+    np.testing.assert_array_equal(kept[len(key) :], cleared[len(key) - 1 :])
+
+
 def test_other_target_frame(reader):
     frame = reader[2]
     lidar_from_ego = inverse(frame.sweeps[0].ego_from_lidar)
