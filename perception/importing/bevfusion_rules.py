@@ -50,15 +50,13 @@ PREFIXES: dict[Source, Prefixes] = {
 def rules_of(source: Source) -> list[Rule]:
     """The rules of all parts; those of parts that a model has not are never asked for."""
     names = PREFIXES[source]
-    if source == "mit-bevfusion":
-        sparse, head = from_bevfusion, (size_from_mit, heading_from_mit)
-    else:
-        sparse, head = from_mmdetection3d_bevfusion, (as_it_is, as_it_is)
+    mit = source == "mit-bevfusion"
+    head = (size_from_mit, heading_from_mit) if mit else (as_it_is, as_it_is)
     return [
         *_swin(names.backbone),
         *_camera_neck(names.neck),
         *_view_transform(names.lift),
-        *_sparse_encoder(names.lidar, sparse),
+        *_sparse_encoder(names.lidar),
         *_bev(names),
         *_detection_head(names.detection, *head),
         *_map_head(names.map),
@@ -110,13 +108,13 @@ def _view_transform(prefix: str) -> list[Rule]:
     ]
 
 
-def _sparse_encoder(prefix: str, convert: Convert) -> list[Rule]:
+def _sparse_encoder(prefix: str) -> list[Rule]:
     theirs = prefix.replace(".", r"\.")
     layer = r"encoder_layers\.encoder_layer\d\.\d"
     convolution = rf"(conv_input\.0|conv_out\.0|{layer}\.0|{layer}\.conv[12])\.weight"
     norm = rf"(conv_input\.1|conv_out\.1|{layer}\.1|{layer}\.bn[12])\.(\w+)"
     return [
-        Rule(rf"{theirs}\.{convolution}", r"lidar.\1.weight", convert),
+        Rule(rf"{theirs}\.{convolution}", r"lidar.\1.weight", from_either_spconv),
         Rule(rf"{theirs}\.{norm}", r"lidar.\1.\2"),
     ]
 
@@ -186,6 +184,16 @@ def _map_head(prefix: str) -> list[Rule]:
 
 
 # --- Layouts --------------------------------------------------------------------------------------
+
+
+def from_either_spconv(weight: Tensor) -> Tensor:
+    """A sparse convolution on (x, y, z), as spconv 1.x stores it or as spconv 2.x does.
+
+    1.x has the kernel's edges first, which here are 1 or 3; 2.x the output channels, 16 at least.
+    """
+    if weight.ndim == 5 and weight.shape[0] > 3:
+        return from_mmdetection3d_bevfusion(weight)
+    return from_bevfusion(weight)
 
 
 def patch_first(tensor: Tensor) -> Tensor:

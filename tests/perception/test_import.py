@@ -149,6 +149,19 @@ def test_detection_weights_are_refused_for_another_task(det_state):
         translate_weights(det_state, "mit-bevfusion", shipped_model("seg"))
 
 
+def test_lidar_half_is_imported_alone(det_state, tmp_path):
+    half = ("encoders.lidar.", "decoder.", "heads.")
+    state = {n: t for n, t in det_state.items() if n.startswith(half)}
+    torch.save({"state_dict": state}, tmp_path / "lidar.pth")
+    options = [str(tmp_path / "lidar.pth"), str(tmp_path / "run"), "--from=mit-bevfusion"]
+    cli.main(["import", *options, "--task=lidar_det"])
+    model, _, _ = load_run(tmp_path / "run")
+    assert len(model.state_dict()) == len(state)
+    state["encoders.camera.vtransform.bx"] = torch.zeros(3)
+    with pytest.raises(CheckpointError, match=r"encoders\.camera\.vtransform\.bx"):
+        translate_weights(state, "mit-bevfusion", model)
+
+
 # --- conversions ----------------------------------------------------------------------------------
 
 
@@ -245,18 +258,21 @@ RENAMED = (  # section 8 of the facts
 )
 
 
-def as_mmdetection3d(state):
+def as_mmdetection3d(state, spconv2=True):
     renamed = {}
     for name, tensor in state.items():
         for theirs, new in RENAMED:
             name = re.sub(theirs, new, name)
         name = re.sub(r"decoder\.0\.norm(\d)", lambda m: f"decoder.0.norms.{int(m[1]) - 1}", name)
-        renamed[name] = tensor.permute(4, 0, 1, 2, 3).contiguous() if tensor.ndim == 5 else tensor
+        if tensor.ndim == 5 and spconv2:
+            tensor = tensor.permute(4, 0, 1, 2, 3).contiguous()
+        renamed[name] = tensor
     return renamed
 
 
-def test_mmdetection3d_differs_from_mit_in_boxes_alone(det_state, det_model):
-    theirs = translate_weights(as_mmdetection3d(det_state), "mmdet3d", det_model)
+@pytest.mark.parametrize("spconv2", [False, True])
+def test_mmdetection3d_differs_from_mit_in_boxes_alone(spconv2, det_state, det_model):
+    theirs = translate_weights(as_mmdetection3d(det_state, spconv2), "mmdet3d", det_model)
     mit = translate_weights(det_state, "mit-bevfusion", det_model)
     differ = {name for name in mit if not torch.equal(mit[name], theirs[name])}
     layers = {f"heads.detection.prediction.{part}.3" for part in ("size", "heading")}
@@ -295,6 +311,15 @@ def test_objects_beside_the_weights_are_not_made_and_code_is_not_run(tmp_path, c
     torch.save({"state_dict": weights, "message_hub": log}, tmp_path / "a.pth")
     assert read_published(tmp_path / "a.pth")["a"].tolist() == [1, 1]
     assert "ran" not in capfd.readouterr().out
+
+
+def test_files_of_torch_before_1_6_are_read(tmp_path):
+    path, weights = tmp_path / "old.pth", {"a": torch.arange(3.0)}
+    torch.save({"state_dict": weights}, path, _use_new_zipfile_serialization=False)
+    assert read_published(path)["a"].tolist() == [0, 1, 2]
+    torch.save({"harm": Harmful()}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+        read_published(path)
 
 
 @pytest.mark.parametrize(
