@@ -65,6 +65,8 @@ class LSSFPN(nn.Module):
             ConvBlock(own + up, out_channels, 1) for own, up in zip(in_channels, above)
         )
         self.smooth = nn.ModuleList(ConvBlock(out_channels, out_channels) for _ in above)
+        for block in (*self.lateral, *self.smooth):  # as published
+            nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Join the maps.
