@@ -28,7 +28,7 @@ class CameraOutput:
     """What the camera branch predicts beside its map; losses read it."""
 
     depth: DepthOutput
-    semantics: Tensor | None  # (N, K, H, W) logits; None outside training
+    semantics: Tensor | None  # (N, K, H, W) logits; None where nothing needs them
 
 
 class CameraEncoder(nn.Module):
@@ -42,6 +42,7 @@ class CameraEncoder(nn.Module):
         depth_loss_weight: weight of the cross-entropy between predicted depth and LiDAR's; the
             points are needed in training only. 0 turns it off.
         semantics: perspective supervision, made from the pyramid's channels; null for none.
+            If it paints, the lift must be a LiftSplat.
     """
 
     mean: Tensor
@@ -64,6 +65,14 @@ class CameraEncoder(nn.Module):
         self.depth_loss_weight = depth_loss_weight
         self.semantics = semantics(self.fpn.out_channels) if semantics is not None else None
         self.out_channels = self.lift.out_channels
+        self.paints = self.semantics is not None and self.semantics.paint
+        if self.semantics is not None and self.paints:
+            if not isinstance(self.lift, LiftSplat):
+                raise ValueError(
+                    f"camera.semantics paints, which {type(self.lift).__name__} cannot lift; use "
+                    "LiftSplat, or set paint: false"
+                )
+            self.out_channels += self.semantics.num_classes
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
 
@@ -83,6 +92,10 @@ class CameraEncoder(nn.Module):
                 self.backbone.strides[0], features.shape[-2:]
             )
             bev_from_feature = batch.bev_from_image @ image_from_feature.to(batch.images.device)
+        semantics = None
+        if self.semantics is not None and (self.training or self.paints):
+            semantics = self.semantics(features)
+        paint = {"painted": semantics.sigmoid()} if self.paints and semantics is not None else {}
         bev, depth = self.lift(
             features,
             bev_from_feature,
@@ -90,9 +103,8 @@ class CameraEncoder(nn.Module):
             batch.size,
             batch.points,
             batch.point_sample,
+            **paint,
         )
-        taught = self.semantics is not None and self.training
-        semantics = self.semantics(features) if self.semantics is not None and taught else None
         return zero_where_absent(bev, batch.image_sample), CameraOutput(depth, semantics)
 
     def loss(self, output: CameraOutput, batch: Batch) -> dict[str, Tensor]:

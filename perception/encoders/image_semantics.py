@@ -28,19 +28,28 @@ STOREY = 1e4
 
 
 class ImageSemantics(nn.Module):
-    """Predicts detection classes and map layers of image pixels; used in training only.
+    """Predicts detection classes and map layers of image pixels.
 
     Args:
         in_channels: channels of the image features.
         map_grid: the grid of the map labels; null teaches boxes only.
         weight: weight of the loss.
+        paint: also lift the probabilities into the BEV map, as PointPainting (Vora et al., CVPR
+            2020) gives them to points: what a pixel shows then needs no further learning. If
+            false, the predictions serve in training only.
     """
 
-    def __init__(self, in_channels: int, map_grid: BEVGrid | None = None, weight: float = 1.0):
+    def __init__(
+        self,
+        in_channels: int,
+        map_grid: BEVGrid | None = None,
+        weight: float = 1.0,
+        paint: bool = False,
+    ):
         super().__init__()
-        self.map_grid, self.weight = map_grid, weight
-        classes = len(DETECTION_CLASSES) + (len(MAP_CLASSES) if map_grid else 0)
-        self.classify = output_conv(in_channels, classes, -math.log(9.0))
+        self.map_grid, self.weight, self.paint = map_grid, weight, paint
+        self.num_classes = len(DETECTION_CLASSES) + (len(MAP_CLASSES) if map_grid else 0)
+        self.classify = output_conv(in_channels, self.num_classes, -math.log(9.0))
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, C_in, H, W) to logits (N, K, H, W)."""

@@ -84,6 +84,7 @@ class LiftSplat(FrustumLift):
         batch_size: int,
         points: Tensor,
         point_sample: Tensor,
+        painted: Tensor | None = None,
     ) -> tuple[Tensor, DepthOutput]:
         """Lift and pool one batch.
 
@@ -95,9 +96,11 @@ class LiftSplat(FrustumLift):
             batch_size: number of samples, some of which may have no image.
             points: (P, 3 or more) x, y, z in the BEV frame, for ``lidar_depth``; P may be 0.
             point_sample: (P,) which sample a point belongs to.
+            painted: (N, E, H, W) to be lifted as it is, past all layers.
 
         Returns:
-            The map (batch_size, C_out, *grid.shape) and the predicted depth.
+            The map (batch_size, C_out, *grid.shape), or C_out + E with what was painted last, and
+            the predicted depth.
         """
         measured = hint = None
         if self.lidar_depth is not None:
@@ -110,13 +113,19 @@ class LiftSplat(FrustumLift):
         logits, context = self.depth_net(features).split(split, dim=1)
         if self.lidar_depth == "one_hot":
             logits = logits + self.trust * hint
+        if painted is not None:
+            context = torch.cat([context, painted.to(context.dtype)], 1)
         if self.mean:
             context = F.pad(context, (0, 0, 0, 0, 0, 1), value=1.0)
         pooled = self.splat(logits, context, bev_from_image, image_sample, batch_size)
         if self.mean:
             pooled, weight = pooled[:, :-1], pooled[:, -1:]
             pooled = pooled / (weight + LEAST_WEIGHT)
-        return self.bev_net(pooled), DepthOutput(logits, bev_from_image, image_sample, measured)
+        bev = self.bev_net(pooled[:, : self.out_channels])
+        if painted is not None:
+            finer = self.pool_grid.shape[0] // self.grid.shape[0]
+            bev = torch.cat([bev, F.avg_pool2d(pooled[:, self.out_channels :], finer)], 1)
+        return bev, DepthOutput(logits, bev_from_image, image_sample, measured)
 
     def _encode(self, depth: Tensor) -> Tensor:
         """(N, H, W) metres, infinite where unknown -> (N, hint channels, H, W)."""

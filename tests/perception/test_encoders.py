@@ -13,7 +13,15 @@ from model_parts import GRID, MAP_GRID, bev_from_image, make_batch, make_model
 
 from bevstack.datasets.batch import BoxTargets
 from bevstack.kernels.grid import BEVGrid
-from bevstack.perception.encoders import FPN, LiftSplat, PillarEncoder, ResNet, Swin
+from bevstack.perception.encoders import (
+    FPN,
+    LSS,
+    CameraEncoder,
+    LiftSplat,
+    PillarEncoder,
+    ResNet,
+    Swin,
+)
 from bevstack.perception.encoders.image_semantics import (
     ImageSemantics,
     labels_of_boxes,
@@ -337,6 +345,43 @@ def test_semantics_teach_in_training_only():
     assert next(model.camera.backbone.parameters()).grad.abs().sum() > 0
     blind = replace(batch, points=batch.points[:0], point_sample=batch.point_sample[:0])
     assert model.loss(model(blind), blind)["camera/semantics"] == 0
+
+
+@pytest.mark.parametrize("downsample", [1, 2])
+def test_painted_probabilities_lie_behind_the_map(downsample):
+    batch = make_batch()
+    semantics = partial(ImageSemantics, map_grid=MAP_GRID, paint=True)
+    model = make_model(semantics=semantics, downsample=downsample, mean=True).eval()
+    camera = model.camera
+    bev, perspective = camera(batch)
+    assert bev.shape[1] == camera.out_channels == camera.lift.out_channels + 16
+    again, _ = camera.lift(
+        camera.fpn(camera.backbone((batch.images.float() - camera.mean) / camera.std)),
+        perspective.depth.bev_from_image,
+        batch.image_sample,
+        batch.size,
+        batch.points,
+        batch.point_sample,
+    )
+    torch.testing.assert_close(bev[:, : again.shape[1]], again, rtol=1e-4, atol=1e-5)
+    painted = bev[:, again.shape[1] :]
+    assert painted.min() >= 0
+    assert 0 < painted.max() < 1  # means of probabilities
+    blind = replace(batch, images=batch.images[:0], image_sample=batch.image_sample[:0],
+        bev_from_image=batch.bev_from_image[:0])  # fmt: skip
+    assert camera(blind)[0].shape == bev.shape
+    model.train()
+    model.total_loss(model.loss(model(batch), batch)).backward()
+    assert camera.semantics.classify.weight.grad.abs().sum() > 0
+
+
+def test_only_lift_splat_paints():
+    camera = make_model().camera
+    with pytest.raises(ValueError, match="LSS cannot lift"):
+        CameraEncoder(
+            GRID, camera.backbone, lambda channels: camera.fpn, LSS,
+            semantics=partial(ImageSemantics, paint=True),
+        )  # fmt: skip
 
 
 # --- pillars --------------------------------------------------------------------------------------
