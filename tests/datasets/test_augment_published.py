@@ -1,5 +1,6 @@
 """Published image preparation: Pillow itself, and the published matrices, step by step."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,10 @@ from bevstack.datasets.augment import PublishedImageAugmentation, PublishedResiz
 from bevstack.datasets.augment.bicubic import resize_bicubic
 from bevstack.datasets.augment.published import PublishedImage, PublishedWindow, turned
 from bevstack.datasets.camera_models import Pinhole
+from bevstack.datasets.encode import Encoder
 from bevstack.datasets.frame import Camera, Frame
+from bevstack.datasets.nuscenes.index import build_index
+from bevstack.datasets.nuscenes.reader import NuScenesReader
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -118,3 +122,66 @@ def test_training_draws_within_the_limits_and_repeats():
         assert abs(window.degrees) <= 5.4
     assert 10 < sum(window.flip for window in windows) < 50
     assert all(c.load().shape == (24, 64, 3) for c in first.cameras[:3])
+
+
+# --- The real key frame ---------------------------------------------------------------------------
+
+
+def rigid(record) -> np.ndarray:
+    """(4, 4) of a nuScenes record; its quaternion is w, x, y, z."""
+    w, x, y, z = record["rotation"]
+    matrix = np.eye(4)
+    matrix[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    matrix[:3, 3] = record["translation"]
+    return matrix
+
+
+def published_lidar2image(root) -> dict[str, np.ndarray]:
+    """By camera (4, 4): LiDAR -> ego -> global -> ego at the image's time -> camera -> pixels."""
+    tables = {
+        name: {
+            record["token"]: record for record in json.loads((root / f"{name}.json").read_text())
+        }
+        for name in ("sample_data", "calibrated_sensor", "ego_pose", "sensor")
+    }
+    found, places = {}, {}
+    for data in tables["sample_data"].values():
+        mounting = tables["calibrated_sensor"][data["calibrated_sensor_token"]]
+        channel = tables["sensor"][mounting["sensor_token"]]["channel"]
+        pose = rigid(tables["ego_pose"][data["ego_pose_token"]])
+        places[channel] = pose @ rigid(mounting), mounting
+    global_from_lidar = places["LIDAR_TOP"][0]
+    for channel, (global_from_camera, mounting) in places.items():
+        if mounting["camera_intrinsic"]:
+            k = np.eye(4)
+            k[:3, :3] = mounting["camera_intrinsic"]
+            found[channel] = k @ np.linalg.inv(global_from_camera) @ global_from_lidar
+    return found
+
+
+def test_points_of_the_key_frame_fall_on_the_published_pixels(shared_data, tmp_path):
+    root = shared_data / "nuscenes-keyframe"
+    build_index(root, "v1.0-mini", index_dir=tmp_path)
+    reader = NuScenesReader(root, "v1.0-mini", None, 0, "lidar", tmp_path)
+    points = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0)
+    encoder = Encoder(points, (704, 256), num_sweeps=1, clear_key_sweep=False)
+    batch = encoder(PublishedResize()(reader[0], 0))
+    # Every return of the sensor in range, the vehicle's own too, in the sensor's own coordinates.
+    raw = reader[0].sweeps[0].load()
+    inside = ((raw[:, :3] > points[:3]) & (raw[:, :3] < points[3:])).all(1)
+    np.testing.assert_allclose(batch.points[:, :4], raw[inside, :4], atol=2e-5)
+    matrices = published_lidar2image(root / "v1.0-mini")
+    aug = np.array([[0.48, 0, -32], [0, 0.48, -176], [0, 0, 1]])
+    position = np.pad(batch.points[:, :3].double().numpy(), ((0, 0), (0, 1)), constant_values=1)
+    for camera, bev_from_image in zip(reader[0].cameras, batch.bev_from_image):
+        c = (position @ matrices[camera.name].T)[:, :3]
+        ahead = c[:, 2] > 1
+        uv = (c[ahead, :2] / c[ahead, 2:]) @ aug[:2, :2].T + aug[:2, 2]
+        ours = position[ahead] @ np.linalg.inv(bev_from_image.double().numpy()).T
+        near = np.abs(uv).max(1) < 1000
+        np.testing.assert_allclose(ours[near, :2] / ours[near, 2:3], uv[near], atol=0.02)
+        np.testing.assert_allclose(ours[near, 2], c[ahead, 2][near], atol=1e-3)
