@@ -2,7 +2,8 @@
 
     python tools/compare_sensors.py --root runs/demo/world --steps 600
 
-The world is that of `make demo`. Writes docs/results/sensors.json and sensors.md.
+The world is that of `make demo`. Writes docs/results/sensors.json and sensors.md. Interrupted, it
+goes on with the training it was at; remove runs/sensors to start anew.
 """
 
 from __future__ import annotations
@@ -33,14 +34,23 @@ def run(*arguments: object) -> None:
 
 
 def train_and_evaluate(overlay: str | None, options: argparse.Namespace, folder: Path) -> dict:
-    """Train one sensor set and give its metrics."""
+    """Train one sensor set and give its metrics; those of a finished training are kept."""
+    metrics = folder / "evaluation" / "metrics.json"
+    if metrics.exists() and finished(folder, options.steps):
+        print(f"{folder}: finished before, kept", flush=True)
+        return json.loads(metrics.read_text())
     shutil.rmtree(folder, ignore_errors=True)
     configs = ["--config", BASE, *(["--config", overlay] if overlay else [])]
     run("train", *configs, "--data.root", options.root, "--data.version", options.version,
         "--training.max_seconds", "null", "--training.max_steps", options.steps,
         "--run_folder", folder)  # fmt: skip
     run("evaluate", folder)
-    return json.loads((folder / "evaluation" / "metrics.json").read_text())
+    return json.loads(metrics.read_text())
+
+
+def finished(folder: Path, steps: int) -> bool:
+    """Was a training of so many steps run to its end there?"""
+    return len((folder / "losses.csv").read_text().splitlines()) == 1 + steps
 
 
 def table(results: dict[str, dict]) -> str:
