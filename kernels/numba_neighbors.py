@@ -161,7 +161,7 @@ def _number(flat: Array, num_cells: int) -> tuple[Array, Array, Array]:
     summary = np.zeros(len(words) // 64 + 1, np.uint64)
     before = np.empty(len(words), np.int32)
     cells = np.empty(len(flat), np.int64)
-    count = _mark_and_count(flat, words, summary, before, cells)
+    count = _mark_and_count(flat, words, summary, before, cells, 0, len(summary))
     return words, before, cells[:count]
 
 

@@ -7,6 +7,7 @@ of their cells. A bit per 64 cells above it keeps an all but empty grid from bei
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,10 @@ Array = NDArray
 
 # 256 MB of address space, of which only the pages that points touch are ever used.
 MOST_BITS = 1 << 31
+# A bitmap of up to 32 MB, and half as much beside it, is kept for the next cloud of the same grid.
+MOST_KEPT_BITS = 1 << 28
+
+_kept = threading.local()
 
 
 def group_points(
@@ -93,19 +98,59 @@ def _flat_cells(points, batch_index, batch_size, bounds, shape, flat, low, high)
             flat[p] = -1
 
 
+class _Bitmap:
+    """One bit per cell of a grid, all zero between uses."""
+
+    def __init__(self, num_cells: int) -> None:
+        self.num_cells = num_cells
+        self.words = np.zeros(num_cells // 64 + 1, np.uint64)
+        self.summary = np.zeros(len(self.words) // 64 + 1, np.uint64)
+        # Voxels before each word that is not zero, within its thread's part of the grid.
+        self.before = np.empty(len(self.words), np.int32)
+
+
 def _number_by_bitmap(flat: Array, num_cells: int, num_threads: int | None) -> tuple[Array, Array]:
-    words = np.zeros(num_cells // 64 + 1, np.uint64)
-    summary = np.zeros(len(words) // 64 + 1, np.uint64)
-    before = np.empty(len(words), np.int32)  # voxels before each word that is not zero
-    voxel_flat = np.empty(len(flat), np.int64)
-    num_voxels = _mark_and_count(flat, words, summary, before, voxel_flat)
+    # Kept by the calling thread: to get and clear fresh pages takes longer than to clear the few
+    # words that were used. Not put back after an error.
+    bitmap, _kept.bitmap = getattr(_kept, "bitmap", None), None
+    if bitmap is None or bitmap.num_cells != num_cells:
+        bitmap = _Bitmap(num_cells)
+    words, summary, before = bitmap.words, bitmap.summary, bitmap.before
+    parts: dict[int, Array] = {}
+
+    def number(low: int, high: int) -> None:
+        found = np.empty(len(flat), np.int64)
+        parts[low] = found[: _mark_and_count(flat, words, summary, before, found, low, high)]
+
+    # Every thread walks through all points and marks those of its part: no locks.
+    share = max(-(-len(summary) // (num_threads or available_threads())), 1)
+    in_parallel(number, len(summary), num_threads, share)
+    earlier = np.zeros(len(summary), np.int32)  # voxels in the parts before
+    total = 0
+    for low in sorted(parts):
+        earlier[low:] = total
+        total += len(parts[low])
     point_voxel = np.empty(len(flat), np.int64)
     in_parallel(
-        lambda a, b: _look_up(flat, words, before, point_voxel, a, b),
+        lambda a, b: _look_up(flat, words, before, earlier, point_voxel, a, b),
         *(len(flat), num_threads),
         smallest=4096,
     )
-    return voxel_flat[:num_voxels], point_voxel
+    if num_cells <= MOST_KEPT_BITS:
+        _clear(words, summary)
+        _kept.bitmap = bitmap
+    return np.concatenate([parts[low] for low in sorted(parts)]), point_voxel
+
+
+@compiled
+def _clear(words, summary):
+    one = np.uint64(1)
+    for s in range(len(summary)):
+        many = summary[s]
+        while many:
+            words[s * 64 + _ones((many - one) & ~many)] = 0
+            many &= many - one
+        summary[s] = 0
 
 
 @compiled
@@ -119,14 +164,15 @@ def _ones(word):
 
 
 @compiled
-def _mark_and_count(flat, words, summary, before, voxel_flat):
+def _mark_and_count(flat, words, summary, before, voxel_flat, low, high):
+    """Mark the cells of the summary words low to high, and number those that are marked."""
     one = np.uint64(1)
     for cell in flat:
-        if cell >= 0:
+        if low <= cell >> 12 < high:
             words[cell >> 6] |= one << np.uint64(cell & 63)
             summary[cell >> 12] |= one << np.uint64((cell >> 6) & 63)
     num_voxels = 0
-    for s in range(len(summary)):
+    for s in range(low, high):
         many = summary[s]
         while many:
             w = s * 64 + _ones((many - one) & ~many)  # zeros below the lowest one
@@ -141,13 +187,14 @@ def _mark_and_count(flat, words, summary, before, voxel_flat):
 
 
 @compiled
-def _look_up(flat, words, before, point_voxel, low, high):
+def _look_up(flat, words, before, earlier, point_voxel, low, high):
     one = np.uint64(1)
     for p in range(low, high):
         cell = flat[p]
         if cell >= 0:
             below = (one << np.uint64(cell & 63)) - one
-            point_voxel[p] = before[cell >> 6] + _ones(words[cell >> 6] & below)
+            inner = before[cell >> 6] + _ones(words[cell >> 6] & below)
+            point_voxel[p] = earlier[cell >> 12] + inner
         else:
             point_voxel[p] = -1
 
@@ -163,7 +210,7 @@ def _count(point_voxel, counts):
 def _keep_first(point_voxel, voxel_batch, batch_size, max_points, max_voxels):
     """Renumber voxels by first point within each sample and apply the caps, in place."""
     num_voxels = len(voxel_batch)
-    number = np.full(num_voxels, -1, np.int64)  # within the sample
+    number = np.full(num_voxels, -1, np.int32)  # within the sample
     counts = np.zeros(num_voxels, np.int64)
     first = np.zeros(batch_size + 1, np.int64)
     for p in range(len(point_voxel)):
@@ -193,12 +240,16 @@ def _keep_first(point_voxel, voxel_batch, batch_size, max_points, max_voxels):
 
 @compiled
 def _coordinates(voxel_flat, nx, ny, nz, coordinates, low, high):
+    # Quotients by multiplication, which is vectorised: with the half added they lie off the whole
+    # numbers by more than rounding, below 2**50 cells.
+    per_x, per_y, per_z = 1.0 / nx, 1.0 / ny, 1.0 / nz
     for v in range(low, high):
-        row, z = divmod(voxel_flat[v], nz)
-        row, y = divmod(row, ny)
-        batch, x = divmod(row, nx)
-        coordinates[v, 0], coordinates[v, 1] = batch, x
-        coordinates[v, 2], coordinates[v, 3] = y, z
+        cell = voxel_flat[v]
+        row = np.int64((cell + 0.5) * per_z)
+        column = np.int64((row + 0.5) * per_y)
+        batch = np.int64((column + 0.5) * per_x)
+        coordinates[v, 0], coordinates[v, 1] = batch, column - batch * nx
+        coordinates[v, 2], coordinates[v, 3] = row - column * ny, cell - row * nz
 
 
 def mean_of_points(
@@ -216,8 +267,7 @@ def mean_of_points(
         (V, C).
     """
     mean = np.zeros((len(counts), features.shape[1]), features.dtype)
-    _over_voxels(_sum_points, num_threads, features, point_voxel, mean)
-    mean /= np.maximum(counts, 1).astype(mean.dtype)[:, None]
+    _over_voxels(_mean_points, num_threads, features, point_voxel, mean, counts)
     return mean
 
 
@@ -252,12 +302,23 @@ def _over_voxels(work, num_threads: int | None, features, point_voxel, *out) -> 
 
 
 @compiled
-def _sum_points(features, point_voxel, total, low, high):
+def _mean_points(features, point_voxel, mean, counts, low, high):
     for p in range(len(point_voxel)):
         voxel = point_voxel[p]
         if low <= voxel < high:
+            if features.shape[1] == 5:  # as LiDAR points have: written out, a third faster
+                mean[voxel, 0] += features[p, 0]
+                mean[voxel, 1] += features[p, 1]
+                mean[voxel, 2] += features[p, 2]
+                mean[voxel, 3] += features[p, 3]
+                mean[voxel, 4] += features[p, 4]
+            else:
+                for c in range(features.shape[1]):
+                    mean[voxel, c] += features[p, c]
+    for voxel in range(low, high):
+        if counts[voxel] > 1:
             for c in range(features.shape[1]):
-                total[voxel, c] += features[p, c]
+                mean[voxel, c] /= mean.dtype.type(counts[voxel])
 
 
 @compiled
