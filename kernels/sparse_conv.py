@@ -52,10 +52,9 @@ def sparse_conv_cpu(
     from .numba_sparse_conv import convolve  # here: numba takes a second to import
 
     inputs, kernel = _at_least_float32(features, weight)
-    terms = (t if t is None else _array(t, inputs.dtype) for t in (bias, residual))
-    bias, residual = (None if t is None else t.numpy() for t in terms)
+    first, last = (None if t is None else _array(t, inputs.dtype).numpy() for t in (bias, residual))
     table, threads = rows.contiguous().numpy(), torch.get_num_threads()
-    out = convolve(inputs.numpy(), kernel.numpy(), table, bias, residual, relu, threads)
+    out = convolve(inputs.numpy(), kernel.numpy(), table, first, last, relu, threads)
     return torch.from_numpy(out).to(features.dtype)
 
 

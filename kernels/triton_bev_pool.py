@@ -42,6 +42,7 @@ column's sums, also those whose points it is not among.
 
 # A checker sees neither launch options nor that constants are passed as plain numbers.
 # pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 from __future__ import annotations
 

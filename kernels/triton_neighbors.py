@@ -25,6 +25,7 @@ are not tuned: no figure was measured on a GPU yet.
 
 # A checker sees neither launch options nor that constants are passed as plain numbers.
 # pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 from __future__ import annotations
 

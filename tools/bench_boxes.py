@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import shapely
 import torch
-from bench_kernels import Timing, compare, environment, print_table
+from bench_kernels import Timing, compare, environment, table
 from torch import Tensor
 
 from bevstack.kernels import box_giou_bev, box_iou, box_iou_bev, circle_nms, nms
@@ -206,7 +206,7 @@ def main() -> None:
     for count in (500, args.boxes):  # a head gives at most 500
         timings += bench_circle(count, args.repeat)
     timings = compare(timings)
-    print_table(timings)
+    print(table(timings))
     if args.json:
         rows = [asdict(timing) for timing in timings]
         args.json.write_text(json.dumps({"environment": about, "timings": rows}, indent=2) + "\n")

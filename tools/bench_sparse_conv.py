@@ -119,7 +119,7 @@ def spconv_tasks(voxels: SparseTensor) -> Iterator[tuple[str, Call]]:
     def theirs(layer: Any, key: str) -> nn.Module:
         kernel, stride, padding, dilation, submanifold = layer.geometry
         sizes = (*layer.weight.shape[3:], kernel, stride)
-        kind = spconv.SubMConv3d if submanifold else spconv.SparseConv3d
+        kind: Any = spconv.SubMConv3d if submanifold else spconv.SparseConv3d
         made = kind(*sizes, padding=padding, dilation=dilation, bias=False, indice_key=key)
         made.weight.data = to_spconv2(layer.weight.data).contiguous()
         return made.eval()

@@ -56,7 +56,7 @@ class PublishedWindow:
         turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
         middle = np.array([width / 2, rows / 2])
         turn[:2, 2] = middle - turn[:2, :2] @ middle
-        return turn @ matrix
+        return np.asarray(turn @ matrix, np.float64)
 
 
 @dataclass(frozen=True)

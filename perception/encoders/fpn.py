@@ -66,7 +66,9 @@ class LSSFPN(nn.Module):
         )
         self.smooth = nn.ModuleList(ConvBlock(out_channels, out_channels) for _ in above)
         for block in (*self.lateral, *self.smooth):  # as published
-            nn.init.kaiming_normal_(block[0].weight, mode="fan_out", nonlinearity="relu")
+            conv = next(block.children())
+            assert isinstance(conv, nn.Conv2d)
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Join the maps.

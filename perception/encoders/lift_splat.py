@@ -111,7 +111,7 @@ class LiftSplat(FrustumLift):
             features = torch.cat([self.hint_net(hint), features], 1)
         split = [self.num_bins, self.out_channels]
         logits, context = self.depth_net(features).split(split, dim=1)
-        if self.lidar_depth == "one_hot":
+        if hint is not None and self.lidar_depth == "one_hot":
             logits = logits + self.trust * hint
         if painted is not None:
             context = torch.cat([context, painted.to(context.dtype)], 1)

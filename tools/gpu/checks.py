@@ -45,7 +45,7 @@ def check(kernel: str, case: str, got: Tensor, exact: Tensor) -> Check:
 def poisoned_memory() -> Iterator[None]:
     """Fresh memory is filled with NaN, so that a forgotten store shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)  # noqa: B010 untyped
     try:
         yield
     finally:
