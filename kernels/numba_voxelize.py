@@ -7,7 +7,6 @@ of their cells. A bit per 64 cells above it keeps an all but empty grid from bei
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,10 +18,6 @@ Array = NDArray
 
 # 256 MB of address space, of which only the pages that points touch are ever used.
 MOST_BITS = 1 << 31
-# A bitmap of up to 32 MB, and half as much beside it, is kept for the next cloud of the same grid.
-MOST_KEPT_BITS = 1 << 28
-
-_kept = threading.local()
 
 
 def group_points(
@@ -98,24 +93,11 @@ def _flat_cells(points, batch_index, batch_size, bounds, shape, flat, low, high)
             flat[p] = -1
 
 
-class _Bitmap:
-    """One bit per cell of a grid, all zero between uses."""
-
-    def __init__(self, num_cells: int) -> None:
-        self.num_cells = num_cells
-        self.words = np.zeros(num_cells // 64 + 1, np.uint64)
-        self.summary = np.zeros(len(self.words) // 64 + 1, np.uint64)
-        # Voxels before each word that is not zero, within its thread's part of the grid.
-        self.before = np.empty(len(self.words), np.int32)
-
-
 def _number_by_bitmap(flat: Array, num_cells: int, num_threads: int | None) -> tuple[Array, Array]:
-    # Kept by the calling thread: to get and clear fresh pages takes longer than to clear the few
-    # words that were used. Not put back after an error.
-    bitmap, _kept.bitmap = getattr(_kept, "bitmap", None), None
-    if bitmap is None or bitmap.num_cells != num_cells:
-        bitmap = _Bitmap(num_cells)
-    words, summary, before = bitmap.words, bitmap.summary, bitmap.before
+    words = np.zeros(num_cells // 64 + 1, np.uint64)
+    summary = np.zeros(len(words) // 64 + 1, np.uint64)
+    # Voxels before each word that is not zero, within its thread's part of the grid.
+    before = np.empty(len(words), np.int32)
     parts: dict[int, Array] = {}
 
     def number(low: int, high: int) -> None:
@@ -136,21 +118,7 @@ def _number_by_bitmap(flat: Array, num_cells: int, num_threads: int | None) -> t
         *(len(flat), num_threads),
         smallest=4096,
     )
-    if num_cells <= MOST_KEPT_BITS:
-        _clear(words, summary)
-        _kept.bitmap = bitmap
     return np.concatenate([parts[low] for low in sorted(parts)]), point_voxel
-
-
-@compiled
-def _clear(words, summary):
-    one = np.uint64(1)
-    for s in range(len(summary)):
-        many = summary[s]
-        while many:
-            words[s * 64 + _ones((many - one) & ~many)] = 0
-            many &= many - one
-        summary[s] = 0
 
 
 @compiled

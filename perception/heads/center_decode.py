@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...datasets.boxes import Boxes3D, Detections
+from ...datasets.boxes import Detections
 from ...kernels.grid import BEVGrid
 from ...kernels.numba_nms import circle_nms
+from .rows import detections_of
 
 
 def decode_centers(
@@ -87,11 +88,4 @@ def _detections(rows: NDArray, score_threshold: float, nms_scale: float) -> Dete
         # Nearer than the mean of their shorter sides, boxes side by side would overlap.
         radius = nms_scale * rows[:, 3:5].min(1)
         rows = rows[circle_nms(rows[:, :2], rows[:, 9], radius, labels=rows[:, 10])]
-    boxes = Boxes3D(
-        center=rows[:, 0:3],
-        size=rows[:, 3:6],
-        yaw=rows[:, 6],
-        velocity=rows[:, 7:9],
-        label=rows[:, 10].astype(np.int64),
-    )
-    return Detections(boxes, rows[:, 9], rows[:, 11].astype(np.int64))
+    return detections_of(rows)

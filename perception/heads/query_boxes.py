@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...datasets.batch import BoxTargets
-from ...datasets.boxes import Boxes3D, Detections
+from ...datasets.boxes import Detections
 from ...kernels.grid import BEVGrid
 from .attributes import attribute_of_speed
+from .rows import detections_of
 
 if TYPE_CHECKING:
     from .transfusion import TransFusionOutput
@@ -93,15 +93,4 @@ def decode_queries(
     found = torch.cat(
         [boxes, *(column[..., None].float() for column in (score, label, attribute))], 2
     )
-    return [_detections(rows[keep].double().cpu().numpy()) for rows, keep in zip(found, kept)]
-
-
-def _detections(rows: np.ndarray) -> Detections:
-    boxes = Boxes3D(
-        center=rows[:, 0:3],
-        size=rows[:, 3:6],
-        yaw=rows[:, 6],
-        velocity=rows[:, 7:9],
-        label=rows[:, 10].astype(np.int64),
-    )
-    return Detections(boxes, rows[:, 9], rows[:, 11].astype(np.int64))
+    return [detections_of(rows[keep].double().cpu().numpy()) for rows, keep in zip(found, kept)]
