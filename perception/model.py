@@ -75,7 +75,11 @@ class FusionModel(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
     def forward(
-        self, batch: Batch, use_camera: bool | Tensor = True, use_lidar: bool | Tensor = True
+        self,
+        batch: Batch,
+        use_camera: bool | Tensor = True,
+        use_lidar: bool | Tensor = True,
+        split: Callable[[Tensor], dict[str, Tensor]] | None = None,
     ) -> dict[str, Any]:
         """Predict; the batch is left as it is.
 
@@ -85,6 +89,8 @@ class FusionModel(nn.Module):
             batch: B samples.
             use_camera: False withholds the images, or (B,) bool says of which samples.
             use_lidar: the same for the points.
+            split: gives every task its view of the shared map; training watches and weighs there
+                what the tasks' gradients do to it. None gives all the map itself.
 
         Returns:
             The output dataclass of every head by task, and under "camera" what the camera branch
@@ -94,7 +100,8 @@ class FusionModel(nn.Module):
         camera, perspective = self.camera(seen) if self.camera is not None else (None, None)
         lidar = self.lidar(seen) if self.lidar is not None else None
         bev = self.backbone(self.fuser(camera, lidar))
-        outputs: dict[str, Any] = {task: head(bev) for task, head in self.heads.items()}
+        maps = dict.fromkeys(self.heads, bev) if split is None else split(bev)
+        outputs: dict[str, Any] = {task: head(maps[task]) for task, head in self.heads.items()}
         if perspective is not None:
             outputs["camera"] = perspective
         return outputs
@@ -110,10 +117,16 @@ class FusionModel(nn.Module):
 
     def total_loss(self, terms: dict[str, Tensor]) -> Tensor:
         """The weighted sum of what :meth:`loss` gives."""
-        weighted = [
-            self.task_weights.get(name.split("/")[0], 1.0) * value for name, value in terms.items()
-        ]
-        return torch.stack(weighted).sum()
+        return torch.stack([*self.task_losses(terms).values()]).sum()
+
+    def task_losses(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+        """By task, the weighted sum of its terms in what :meth:`loss` gives."""
+        losses: dict[str, Tensor] = {}
+        for name, value in terms.items():
+            task = name.split("/")[0]
+            weighted = self.task_weights.get(task, 1.0) * value
+            losses[task] = losses[task] + weighted if task in losses else weighted
+        return losses
 
     def decode(self, outputs: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
         """By task: a list of ``Detections``, or (B, K, X, Y) map probabilities."""

@@ -53,7 +53,6 @@ def train(parser: ArgumentParser, config: Namespace) -> None:
     """Train as the parsed config says."""
     import pytorch_lightning as pl
 
-    from ..training.run import TrainingOptions
     from ..training.run import train as run_training
     from ..training.saving import LAST
 
@@ -63,13 +62,12 @@ def train(parser: ArgumentParser, config: Namespace) -> None:
         raise ValueError(f"there is nothing to resume in {folder}: {last} does not exist")
     # Before anything is built: the initial weights are part of what the seed decides.
     pl.seed_everything(config.training.seed, verbose=False)
-    options = TrainingOptions(**config.training.as_dict())
     parts = parser.instantiate(config)
     folder.mkdir(parents=True, exist_ok=True)
     if not config.resume and not last.exists():
         parser.save(without_session(config), folder / CONFIG, overwrite=True)
     result = run_training(
-        parts.model, parts.data, folder, options, resume=last if config.resume else None
+        parts.model, parts.data, folder, parts.training, last if config.resume else None
     )
     print(f"{result.steps} steps; weights in {result.last}")
 

@@ -52,9 +52,9 @@ def read_weights(path: str | os.PathLike, ema: bool = True) -> dict[str, Tensor]
         return top["state_dict"]
 
     weights = read_state(path, entry)
-    if all(name.startswith(MODEL) for name in weights):
-        weights = {name.removeprefix(MODEL): tensor for name, tensor in weights.items()}
-    return weights
+    # A training has more: the weights of tasks that it learns, for instance.
+    of_model = {n.removeprefix(MODEL): t for n, t in weights.items() if n.startswith(MODEL)}
+    return of_model or weights
 
 
 def load_weights(

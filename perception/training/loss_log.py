@@ -60,7 +60,7 @@ class LossLog(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Write a row when the step is complete."""
-        self._pending.append(outputs["terms"])
+        self._pending.append({**outputs["terms"], **_gradient_terms(pl_module)})
         if trainer.global_step == self._last_step:
             return
         self._last_step = trainer.global_step
@@ -84,6 +84,12 @@ class LossLog(pl.Callback):
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _gradient_terms(module: pl.LightningModule) -> dict[str, Any]:
+    """What the tasks' gradients were, of a module that watches them."""
+    terms = getattr(module, "gradient_terms", None)
+    return terms() if terms else {}
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,8 +13,13 @@ from torch import Tensor
 
 from ...datasets.batch import Batch
 from ..model import FusionModel
-from .schedule import TimeBudget, one_cycle, scaled_lr
+from .options import TrainingOptions
+from .parts import check_parts, freeze, hold, parameter_groups
+from .schedule import OneCycle, Progress, TimeBudget, scaled_lr
+from .task_gradients import TaskGradients
 from .validation import ABLATION, EVERYTHING, SensorSet, Validation, metrics_table, score_of
+
+BETAS = (0.9, 0.999)  # AdamW's
 
 
 class TrainingModule(pl.LightningModule):
@@ -21,46 +27,71 @@ class TrainingModule(pl.LightningModule):
 
     Args:
         model: the model; weights of tasks are its own matter.
-        lr: peak learning rate for a total batch of ``lr_batch`` samples.
-        lr_batch: the total batch (processes x batch x accumulation) that ``lr`` is stated for.
-        weight_decay: of AdamW, for weights of two or more dimensions.
-        warmup: the part of the training in which the learning rate rises.
-        ablation_batches: validation batches on which every sensor alone is measured too; 0 for
-            none.
+        options: how to train.
         budget: set if the training's length is given in seconds.
     """
 
     def __init__(
         self,
         model: FusionModel,
-        lr: float = 1e-3,
-        lr_batch: int = 32,
-        weight_decay: float = 0.01,
-        warmup: float = 0.3,
-        ablation_batches: int = 8,
+        options: TrainingOptions | None = None,
         budget: TimeBudget | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.lr, self.lr_batch, self.weight_decay = lr, lr_batch, weight_decay
-        self.warmup, self.budget = warmup, budget
-        self.ablation_batches = ablation_batches
+        options = options or TrainingOptions()
+        self.model, self.options, self.budget = model, options, budget
+        freeze(model, options.frozen)
+        check_parts(model, options.frozen_norms, "training.frozen_norms")
+        tasks = list(getattr(model, "heads", {}))
+        self.weighting = options.weighting(tasks) if options.weighting else None
+        self.task_gradients: TaskGradients | None = None
+        if options.log_gradients or options.gradient_balance:
+            balance = options.gradient_balance(tasks) if options.gradient_balance else None
+            self.task_gradients = TaskGradients(tasks, balance)
         self.metrics: dict[str, float] = {}  # of the last validation
         self.ablation: dict[str, dict[str, float]] = {}  # of the last one, by sensor set
         self._all = Validation()
         self._subset: dict[SensorSet, Validation] = {}
+        self._progress: Callable[[], Progress] | None = None
+        self.train()
+
+    def train(self, mode: bool = True) -> TrainingModule:
+        """Training mode; frozen parts stay in evaluation mode."""
+        super().train(mode)
+        if mode:
+            hold(self.model, self.options.frozen, self.options.frozen_norms)
+        return self
 
     def loss_terms(self, batch: Batch) -> dict[str, Tensor]:
         """Every loss term by its name, not yet weighted by task."""
-        return self.model.loss(self.model(batch), batch)
+        if self.task_gradients is None:
+            return self.model.loss(self.model(batch), batch)
+        return self.model.loss(self.model(batch, split=self.task_gradients), batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The loss, and all terms as means over the processes for the logs."""
         terms = self.loss_terms(batch)
-        total = self.model.total_loss(terms)
-        means = self._mean_over_processes({"total": total, **terms})
+        if self.weighting is None:
+            total, weights = self.model.total_loss(terms), {}
+        else:
+            total = self.weighting(self.model.task_losses(terms))
+            weights = {f"weight/{task}": w for task, w in self.weighting.weights().items()}
+        means = self._mean_over_processes({"total": total, **terms, **weights})
         self.log_dict({f"train/{name}": v for name, v in means.items()}, batch_size=batch.size)
         return {"loss": total, "terms": means}
+
+    def on_after_backward(self) -> None:
+        """Log what the tasks' gradients were at the shared map."""
+        if logged := self.gradient_terms():
+            self.log_dict({f"train/{name}": value for name, value in logged.items()})
+
+    def gradient_terms(self) -> dict[str, Tensor]:
+        """Norms and cosines of the tasks' last gradients at the shared map, means of processes."""
+        if self.task_gradients is None:
+            return {}
+        scaler = self.trainer.scaler
+        logged = self.task_gradients.logged(scaler.get_scale() if scaler else 1.0)
+        return self._mean_over_processes(logged) if logged else {}
 
     def _mean_over_processes(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = torch.stack([term.detach().float() for term in terms.values()])
@@ -69,21 +100,42 @@ class TrainingModule(pl.LightningModule):
         return dict(zip(terms, values.unbind()))
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW with one cycle over the whole training."""
-        trainer = self.trainer
+        """AdamW, and its schedule over the whole training."""
+        trainer, options = self.trainer, self.options
         batch = getattr(getattr(trainer, "datamodule", None), "batch_size", 1)
         lr = scaled_lr(
-            self.lr, self.lr_batch, batch, trainer.world_size, trainer.accumulate_grad_batches
+            options.lr, options.lr_batch, batch, trainer.world_size, trainer.accumulate_grad_batches
         )
-        optimizer = torch.optim.AdamW(self._parameter_groups(), lr=lr)
-        steps = 1 if self.budget else self._count_in_steps()
+        groups = parameter_groups(
+            *(self.model, options.weight_decay, options.decay_all, options.no_decay),
+            *(options.lr_factors, lr),
+        )
+        if self.weighting is not None:
+            groups.append({"params": [*self.weighting.parameters()], "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=BETAS)
+        schedule = options.schedule or OneCycle(options.warmup)
+        progress = self._progress_of_steps()
+        self._progress = lambda: progress(trainer.global_step)
+        rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(progress(step)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rates, "interval": "step"}}
 
-        def factor(step: int) -> float:
-            progress = self.budget.progress if self.budget else step / steps
-            return one_cycle(progress, self.warmup)
+    def _progress_of_steps(self) -> Callable[[int], Progress]:
+        """Optimizer steps taken, to how far the training is."""
+        budget, options = self.budget, self.options
+        if budget is not None:
+            return lambda step: Progress(budget.progress, step, 0, None)
+        steps = self._count_in_steps()
+        epochs = options.epochs if options.max_steps is None else None
+        per_epoch = math.ceil(steps / epochs) if epochs else steps
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return lambda step: Progress(step / steps, step, step // per_epoch, epochs)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set beta1 for the step."""
+        if self.options.beta1_schedule is not None and self._progress is not None:
+            beta1 = BETAS[0] * self.options.beta1_schedule(self._progress())
+            for group in optimizer.param_groups:
+                group["betas"] = (beta1, group["betas"][1])
 
     def _count_in_steps(self) -> int:
         """Let the training end by steps, also where its length is given in epochs.
@@ -95,20 +147,11 @@ class TrainingModule(pl.LightningModule):
         self.trainer.fit_loop.max_epochs = -1
         return steps
 
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
-            # Biases and norms have no scale to shrink.
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        return [group for group in groups if group["params"]]
-
     def on_validation_epoch_start(self) -> None:
         """Start counting anew."""
         self._all = Validation()
         both = getattr(self.model, "camera", None) and getattr(self.model, "lidar", None)
-        wanted = both is not None and self.ablation_batches > 0
+        wanted = both is not None and self.options.ablation_batches > 0
         self._subset = {sensors: Validation() for sensors in ABLATION} if wanted else {}
 
     def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
@@ -125,7 +168,7 @@ class TrainingModule(pl.LightningModule):
         )
         decoded = self.model.decode(outputs, batch)
         self._all.add(decoded, batch)
-        if batch_idx >= self.ablation_batches:
+        if batch_idx >= self.options.ablation_batches:
             return
         for sensors, validation in self._subset.items():
             if sensors != EVERYTHING:
@@ -158,5 +201,5 @@ class TrainingModule(pl.LightningModule):
             metrics_table(f"validation after step {step}", [("as trained", self.metrics)])
         )
         if any(self.ablation.values()):
-            title = f"sensors alone, first {self.ablation_batches} validation batches"
+            title = f"sensors alone, first {self.options.ablation_batches} validation batches"
             console.print(metrics_table(title, list(self.ablation.items())))

@@ -7,7 +7,6 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytorch_lightning as pl
 import torch
@@ -21,70 +20,13 @@ from .ema import EMA
 from .guard import FiniteGuard
 from .loss_log import LossLog
 from .module import TrainingModule
+from .options import TrainingOptions
+from .parts import start_from
 from .progress import progress_callback
 from .saving import RandomState, SaveCheckpoints
 from .schedule import TimeBudget
 
 LOSSES = "losses.csv"
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train.
-
-    Args:
-        lr: peak learning rate for a total batch of ``lr_batch``; scaled to the actual one.
-        lr_batch: the total batch (processes x batch x accumulation) that ``lr`` is stated for.
-        weight_decay: of AdamW.
-        warmup: the part of the training in which the learning rate rises.
-        epochs: length of the training, unless one of the next two is given.
-        max_steps: length in optimizer steps.
-        max_seconds: length in wall-clock seconds, without the last validation.
-        accumulate: forward passes per optimizer step.
-        clip: largest norm of the gradient.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-        ema_decay: of the moving average of the weights; null for none.
-        accelerator: ``auto``, ``cpu`` or ``gpu``.
-        devices: number of devices, or ``auto``; on CPU, processes.
-        strategy: Lightning's strategy; ``auto`` takes DDP for more than one device.
-        num_nodes: machines that train together.
-        validate_every: epochs between validations; 0 for none.
-        val_batches: validate on no more batches than this; null for all.
-        ablation_batches: validation batches on which each sensor alone is measured too.
-        save_every: optimizer steps between two writes of the last checkpoint.
-        tensorboard: write TensorBoard logs to the run folder.
-        progress_seconds: time between two lines of progress where there is no terminal.
-        seed: of the layers' randomness (the data has its own).
-        deterministic: use deterministic algorithms only.
-    """
-
-    lr: float = 1e-3
-    lr_batch: int = 32
-    weight_decay: float = 0.01
-    warmup: float = 0.3
-    epochs: int = 20
-    max_steps: int | None = None
-    max_seconds: float | None = None
-    accumulate: int = 1
-    clip: float = 35.0
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    ema_decay: float | None = 0.999
-    accelerator: str = "auto"
-    devices: int | str = "auto"
-    strategy: str = "auto"
-    num_nodes: int = 1
-    validate_every: int = 1
-    val_batches: int | None = None
-    ablation_batches: int = 8
-    save_every: int = 500
-    tensorboard: bool = False
-    progress_seconds: float = 10.0
-    seed: int = 0
-    deterministic: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_steps is not None and self.max_seconds is not None:
-            raise ValueError("training.max_steps and training.max_seconds are given; choose one")
 
 
 @dataclass(frozen=True)
@@ -131,15 +73,9 @@ def train(
         )
     pl.seed_everything(options.seed, workers=False, verbose=False)
     budget = TimeBudget(options.max_seconds) if options.max_seconds else None
-    module = TrainingModule(
-        model,
-        options.lr,
-        options.lr_batch,
-        options.weight_decay,
-        options.warmup,
-        options.ablation_batches,
-        budget,
-    )
+    if resume is None and options.start_from is not None:
+        print(start_from(model, options.start_from, options.start_parts), flush=True)
+    module = TrainingModule(model, options, budget)
     parts = [
         EMA(options.ema_decay) if options.ema_decay is not None else None,
         budget,

@@ -13,7 +13,7 @@ from bevstack.perception.training.ema import EMA
 from bevstack.perception.training.guard import NonFiniteError, find_cause
 from bevstack.perception.training.module import TrainingModule
 from bevstack.perception.training.run import TrainingOptions
-from bevstack.perception.training.schedule import TimeBudget, one_cycle, scaled_lr
+from bevstack.perception.training.schedule import TimeBudget, scaled_lr
 from bevstack.perception.training.state_file import read_state
 
 from training_parts import MadeUpData, ToyModel, read_losses, run  # isort: skip
@@ -152,17 +152,6 @@ def test_guard_names_a_bad_weight_and_a_bad_loss_term():
 
 
 # ---- schedule and length
-
-
-def test_one_cycle_rises_to_one_and_falls_to_its_end():
-    values = [one_cycle(i / 1000, warmup=0.3, start=0.1, end=1e-3) for i in range(1001)]
-    assert values[0] == pytest.approx(0.1)
-    assert max(values) == values[300] == pytest.approx(1)
-    assert values[-1] == pytest.approx(1e-3)
-    assert values[:301] == sorted(values[:301])
-    assert values[300:] == sorted(values[300:], reverse=True)
-    assert one_cycle(1.5) == one_cycle(1.0)
-    assert one_cycle(0.5, warmup=0.0) < one_cycle(0.0, warmup=0.0) == 1
 
 
 def test_learning_rate_follows_the_total_batch(tmp_path):
