@@ -67,7 +67,7 @@ def synthetic_detections(
     found, transforms = [], []
     starts = np.searchsorted(truth.boxes.sample, np.arange(len(truth.tokens) + 1))
     for frame, ego in enumerate(truth.ego_position):
-        here = truth.boxes[starts[frame] : starts[frame + 1]]
+        here = truth.boxes[np.arange(starts[frame], starts[frame + 1])]
         copied, invented = min(len(here), boxes), max(0, boxes - len(here))
         center = np.concatenate(
             [

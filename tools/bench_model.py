@@ -137,7 +137,7 @@ def bench(model: FusionModel, batch: Batch, options: argparse.Namespace) -> dict
     device = torch.device(options.device)
     dtype, watch = getattr(torch, options.dtype), Stopwatch(device)
 
-    def forward(network=model):
+    def forward(network: Callable[[Batch], object] = model):
         with torch.inference_mode(), torch.autocast(device.type, dtype, dtype != torch.float32):
             return network(batch)
 

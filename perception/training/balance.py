@@ -61,6 +61,7 @@ class EqualNorms(nn.Module):
     """
 
     norms: Tensor  # (T,) moving average; 0 until a task had a gradient
+    share: Tensor  # (T,) their mean is 1
 
     def __init__(
         self,
