@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -137,7 +138,7 @@ def bench(model: FusionModel, batch: Batch, options: argparse.Namespace) -> dict
     device = torch.device(options.device)
     dtype, watch = getattr(torch, options.dtype), Stopwatch(device)
 
-    def forward(network: Callable[[Batch], object] = model):
+    def forward(network: Callable[[Batch], Any] = model):
         with torch.inference_mode(), torch.autocast(device.type, dtype, dtype != torch.float32):
             return network(batch)
 
