@@ -18,6 +18,9 @@ DETECTION_CLASSES = (
     "traffic_cone",
 )
 
+# The classes of the tracking task; the labels of tracked boxes are indices into DETECTION_CLASSES.
+TRACKING_CLASSES = ("bicycle", "bus", "car", "motorcycle", "pedestrian", "trailer", "truck")
+
 ATTRIBUTES = (
     "cycle.with_rider",
     "cycle.without_rider",

@@ -1,4 +1,4 @@
-"""Which boxes nuScenes' detection metric looks at."""
+"""Which boxes nuScenes' detection and tracking metrics look at."""
 
 from __future__ import annotations
 
@@ -29,9 +29,15 @@ _PARKED_IN_RACKS = [DETECTION_CLASSES.index(name) for name in ("bicycle", "motor
 
 def evaluated(boxes: GlobalBoxes, truth: GroundTruth) -> GlobalBoxes:
     """The boxes that count: in their class's range, not without points, not in a bike rack."""
+    return boxes[counts(boxes, truth)]
+
+
+def counts(boxes: GlobalBoxes, truth: GroundTruth) -> NDArray[np.bool_]:
+    """(M,) does the box count?"""
     keep = (distance_from_vehicle(boxes, truth) < _RANGE[boxes.label]) & (boxes.num_points != 0)
-    boxes = boxes[keep]
-    return boxes[~_in_bike_rack(boxes, truth.bike_racks)]
+    rows = np.flatnonzero(keep)
+    keep[rows] = ~_in_bike_rack(boxes[rows], truth.bike_racks)
+    return keep
 
 
 def distance_from_vehicle(boxes: GlobalBoxes, truth: GroundTruth) -> NDArray[np.float64]:

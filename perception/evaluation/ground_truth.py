@@ -20,6 +20,12 @@ class AnnotatedFrame(Protocol):
     """The part of ``Frame`` that is needed here."""
 
     @property
+    def scene(self) -> str: ...
+
+    @property
+    def timestamp_us(self) -> int: ...
+
+    @property
     def global_from_ego(self) -> NDArray: ...
 
 
@@ -44,28 +50,54 @@ class GroundTruth:
     bike_racks: GlobalBoxes  # boxes inside which bicycles and motorcycles do not count
 
 
+@dataclass(frozen=True)
+class TrackingTruth:
+    """The annotations of F samples, and who is who in them."""
+
+    annotations: GroundTruth
+    instance: NDArray[np.int64]  # (M,) of each of the M boxes: the object that it shows
+    scene: NDArray[np.int64]  # (F,) which scene each sample belongs to
+    timestamp_us: NDArray[np.int64]  # (F,)
+
+
 def ground_truth(reader: AnnotationReader) -> GroundTruth:
-    """Collect a split's annotations; no sensor file is opened.
+    """Collect a split's annotations; see ``tracking_truth``."""
+    return tracking_truth(reader).annotations
+
+
+def tracking_truth(reader: AnnotationReader) -> TrackingTruth:
+    """Collect a split's annotations with their identities; no sensor file is opened.
 
     Raises:
         DataError: if a frame has no annotations (the test split).
     """
     tokens = tuple(reader.tokens)
-    boxes, racks, position = [], [], []
+    boxes, racks, position, scene, time = [], [], [], [], []
+    scenes: dict[str, int] = {}
+    objects: dict[str, int] = {}
+    instance: list[int] = []
     for index, token in enumerate(tokens):
         annotations = reader.global_annotations(index)
         if annotations is None:
             raise DataError(f"sample {token} has no annotations to evaluate against (test split?)")
-        position.append(reader[index].global_from_ego[:2, 3])
+        frame = reader[index]
+        position.append(frame.global_from_ego[:2, 3])
+        scene.append(scenes.setdefault(frame.scene, len(scenes)))
+        time.append(frame.timestamp_us)
         is_rack = np.array([name == BIKE_RACK for name in annotations.category], bool)
         found = _in_global(annotations, index)
-        boxes.append(found[found.label >= 0])
+        known = np.flatnonzero(found.label >= 0)
+        boxes.append(found[known])
         racks.append(found[is_rack])
-    return GroundTruth(
+        instance += [objects.setdefault(annotations.instance[i], len(objects)) for i in known]
+    annotated = GroundTruth(
         tokens=tokens,
         ego_position=np.array(position, np.float64).reshape(-1, 2),
         boxes=GlobalBoxes.concatenate(boxes),
         bike_racks=GlobalBoxes.concatenate(racks),
+    )
+    return TrackingTruth(
+        annotated, *(np.array(column, np.int64) for column in (instance, scene, time))
     )
 
 

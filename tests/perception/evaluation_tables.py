@@ -117,37 +117,7 @@ class TinyDataset:
         return GroundTruth(tuple(self.tokens), ego, boxes[boxes.label >= 0], boxes[rack])
 
     def _write(self) -> None:
-        t = self.tables = {name: [] for name in _TABLES}
-        t["category"] = [{"token": name, "name": name, "description": ""} for name in CATEGORIES]
-        t["attribute"] = [{"token": name, "name": name, "description": ""} for name in ATTRIBUTES]
-        t["visibility"] = [{"token": str(i), "level": "", "description": ""} for i in range(1, 5)]
-        t["sensor"] = [{"token": "lidar", "channel": "LIDAR_TOP", "modality": "lidar"}]
-        t["calibrated_sensor"] = [
-            {
-                "token": "lidar",
-                "sensor_token": "lidar",
-                "translation": [0.9, 0.0, 1.8],
-                "rotation": [1.0, 0.0, 0.0, 0.0],
-                "camera_intrinsic": [],
-            }
-        ]
-        t["log"] = [
-            {
-                "token": "log",
-                "logfile": "log",
-                "vehicle": "v",
-                "date_captured": "2020-01-01",
-                "location": "singapore-onenorth",
-            }
-        ]
-        t["map"] = [
-            {
-                "token": "map",
-                "filename": "maps/map.png",
-                "log_tokens": ["log"],
-                "category": "semantic_prior",
-            }
-        ]
+        t = self.tables = fixed_tables()
         for scene in ("scene-0001", "scene-hidden"):
             t["scene"].append(
                 {
@@ -168,13 +138,7 @@ class TinyDataset:
             self._add_sample(token + "-after", "scene-hidden", time + 500_000, sample.ego)
             for number, annotation in enumerate(sample.annotations):
                 self._add_annotation(token, f"{token}-{number}", annotation)
-        folder = self.root / VERSION
-        folder.mkdir(parents=True)
-        (self.root / "maps").mkdir()
-        cv2.imwrite(str(self.root / "maps/map.png"), np.zeros((10, 10), np.uint8))
-        for name, rows in t.items():
-            (folder / f"{name}.json").write_text(json.dumps(rows))
-        (folder / "splits.json").write_text(json.dumps({SPLIT: ["scene-0001"]}))
+        write_folder(self.root, t, {SPLIT: ["scene-0001"]})
 
     def _add_sample(self, token: str, scene: str, time: int, ego: tuple[float, float]) -> None:
         self.tables["sample"].append(
@@ -262,6 +226,53 @@ _TABLES = (
     "sample_annotation",
     "map",
 )
+
+
+def fixed_tables() -> dict[str, list[dict]]:
+    """All tables; those that do not depend on the samples are filled."""
+    t: dict[str, list[dict]] = {name: [] for name in _TABLES}
+    t["category"] = [{"token": name, "name": name, "description": ""} for name in CATEGORIES]
+    t["attribute"] = [{"token": name, "name": name, "description": ""} for name in ATTRIBUTES]
+    t["visibility"] = [{"token": str(i), "level": "", "description": ""} for i in range(1, 5)]
+    t["sensor"] = [{"token": "lidar", "channel": "LIDAR_TOP", "modality": "lidar"}]
+    t["calibrated_sensor"] = [
+        {
+            "token": "lidar",
+            "sensor_token": "lidar",
+            "translation": [0.9, 0.0, 1.8],
+            "rotation": [1.0, 0.0, 0.0, 0.0],
+            "camera_intrinsic": [],
+        }
+    ]
+    t["log"] = [
+        {
+            "token": "log",
+            "logfile": "log",
+            "vehicle": "v",
+            "date_captured": "2020-01-01",
+            "location": "singapore-onenorth",
+        }
+    ]
+    t["map"] = [
+        {
+            "token": "map",
+            "filename": "maps/map.png",
+            "log_tokens": ["log"],
+            "category": "semantic_prior",
+        }
+    ]
+    return t
+
+
+def write_folder(root: Path, tables: dict[str, list[dict]], splits: dict[str, list[str]]) -> None:
+    """Write the tables and what else the devkit looks for."""
+    folder = root / VERSION
+    folder.mkdir(parents=True)
+    (root / "maps").mkdir()
+    cv2.imwrite(str(root / "maps/map.png"), np.zeros((10, 10), np.uint8))
+    for name, rows in tables.items():
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    (folder / "splits.json").write_text(json.dumps(splits))
 
 
 def _label(category: str) -> int:
