@@ -54,8 +54,7 @@ class TrackPoints:
 
     def __getitem__(self, keep: NDArray) -> TrackPoints:
         """The points selected by an index or boolean array."""
-        columns = self.moment, self.place, self.label, self.score, self.track
-        return TrackPoints(*(column[keep] for column in columns))
+        return TrackPoints(**{name: column[keep] for name, column in vars(self).items()})
 
 
 def track_points(tracked: TrackedBoxes, time: Timeline, mean_scores: bool) -> TrackPoints:
