@@ -65,8 +65,8 @@ def evaluate(
     if ablation and model.camera is not None and model.lidar is not None:
         for name, sensors in SENSORS_ALONE.items():
             alone[name] = measure(out / name.replace(" ", "_"), *sensors)
-        content["ablation"] = {name: _headline(m.to_json()) for name, m in alone.items()}
-        content["ablation"]["both"] = _headline(content)
+        content["ablation"] = {name: m.headline() for name, m in alone.items()}
+        content["ablation"]["both"] = metrics.headline()
     devkit = None
     if official and metrics.detection:
         devkit = _run_devkit(data, out)
@@ -92,16 +92,6 @@ def evaluate(
             tuple(earlier.get("commands", ())),
         )  # fmt: skip
         print(f"report in {report}")
-
-
-def _headline(content: dict) -> dict[str, float]:
-    """The main figure of every task."""
-    found = {}
-    if "detection" in content:
-        found |= {name: content["detection"][name] for name in ("mAP", "NDS")}
-    if "map" in content:
-        found["map mIoU"] = content["map"]["mIoU"]
-    return found
 
 
 def _run_devkit(data, out: Path) -> dict:

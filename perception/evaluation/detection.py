@@ -27,17 +27,27 @@ MEAN_AP_WEIGHT = 5
 
 
 @dataclass(frozen=True)
-class RangeAP:
-    """Average precision among the boxes of one band of distances from the vehicle."""
+class RangeMetrics:
+    """Detection among the boxes of one band of distances from the vehicle."""
 
     near: float  # metres, inclusive
     far: float  # metres, exclusive
     label_aps: dict[str, float]  # mean over thresholds; NaN for classes without ground truth here
+    label_tp_errors: dict[str, dict[str, float]]  # class -> error; NaN likewise
 
     @property
     def mean_ap(self) -> float:
         """Mean over the classes that have ground truth in the band; NaN if none has."""
         return _mean_of_known(self.label_aps.values())
+
+    @property
+    def nd_score(self) -> float:
+        """NDS of the classes that have ground truth in the band; NaN if none has.
+
+        An error that none of them has (cones have no heading) is left out of the average.
+        """
+        errors = _mean_errors(self.label_tp_errors)
+        return _nd_score(self.mean_ap, {e: v for e, v in errors.items() if not math.isnan(v)})
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class DetectionMetrics:
 
     label_aps: dict[str, dict[float, float]]  # class -> threshold -> AP
     label_tp_errors: dict[str, dict[str, float]]  # class -> error; NaN where it has no meaning
-    range_aps: tuple[RangeAP, ...]
+    range_aps: tuple[RangeMetrics, ...]
     num_truth: dict[str, int]  # class -> ground-truth boxes that count
     num_predictions: dict[str, int]  # class -> predicted boxes that count
 
@@ -63,21 +73,17 @@ class DetectionMetrics:
     @property
     def tp_errors(self) -> dict[str, float]:
         """mATE, mASE, mAOE, mAVE, mAAE by the devkit's names."""
-        return {
-            error: _mean_of_known(errors[error] for errors in self.label_tp_errors.values())
-            for error in ERRORS
-        }
+        return _mean_errors(self.label_tp_errors)
 
     @property
     def tp_scores(self) -> dict[str, float]:
         """1 - error, not below 0."""
-        return {name: max(0.0, 1.0 - error) for name, error in self.tp_errors.items()}
+        return _scores(self.tp_errors)
 
     @property
     def nd_score(self) -> float:
         """NDS: mAP five times and the five scores once, averaged."""
-        total = MEAN_AP_WEIGHT * self.mean_ap + sum(self.tp_scores.values())
-        return total / (MEAN_AP_WEIGHT + len(ERRORS))
+        return _nd_score(self.mean_ap, self.tp_errors)
 
     def to_json(self) -> dict:
         """The layout of the devkit's ``metrics_summary.json``; NaN becomes None (JSON null)."""
@@ -101,6 +107,7 @@ class DetectionMetrics:
                     "far": band.far,
                     "label_aps": {name: _or_none(ap) for name, ap in band.label_aps.items()},
                     "mean_ap": _or_none(band.mean_ap),
+                    "nd_score": _or_none(band.nd_score),
                 }
                 for band in self.range_aps
             ],
@@ -168,8 +175,8 @@ def _label_errors(
 
 def _range_aps(
     predictions: GlobalBoxes, boxes: GlobalBoxes, truth: GroundTruth
-) -> tuple[RangeAP, ...]:
-    """AP of every band; predictions and ground truth are both cut to it before matching."""
+) -> tuple[RangeMetrics, ...]:
+    """Predictions and ground truth are both cut to the band before matching."""
     predicted_at = distance_from_vehicle(predictions, truth)
     true_at = distance_from_vehicle(boxes, truth)
     bands = []
@@ -177,19 +184,40 @@ def _range_aps(
         inside = predictions[(near <= predicted_at) & (predicted_at < far)]
         wanted = boxes[(near <= true_at) & (true_at < far)]
         per_class = [inside.label == k for k in range(len(DETECTION_CLASSES))]
-        rows = _label_aps(match(inside, wanted, THRESHOLDS), per_class, wanted)
+        matched = match(inside, wanted, THRESHOLDS)
+        rows = _label_aps(matched, per_class, wanted)
         present = np.bincount(wanted.label, minlength=len(DETECTION_CLASSES)) > 0
         aps = {
             name: float(np.mean(row)) if here else math.nan
             for name, row, here in zip(DETECTION_CLASSES, rows, present, strict=True)
         }
-        bands.append(RangeAP(near, far, aps))
+        errors = {
+            name: row if here else dict.fromkeys(row, math.nan)
+            for (name, row), here in zip(
+                _label_errors(matched, per_class, inside, wanted).items(), present, strict=True
+            )
+        }
+        bands.append(RangeMetrics(near, far, aps, errors))
     return tuple(bands)
 
 
 def _count(label: NDArray) -> dict[str, int]:
     count = np.bincount(label, minlength=len(DETECTION_CLASSES))
     return dict(zip(DETECTION_CLASSES, count.tolist(), strict=True))
+
+
+def _mean_errors(label_tp_errors: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Each error's mean over the classes that have it."""
+    return {e: _mean_of_known(row[e] for row in label_tp_errors.values()) for e in ERRORS}
+
+
+def _scores(tp_errors: dict[str, float]) -> dict[str, float]:
+    return {name: max(0.0, 1.0 - error) for name, error in tp_errors.items()}
+
+
+def _nd_score(mean_ap: float, tp_errors: dict[str, float]) -> float:
+    total = MEAN_AP_WEIGHT * mean_ap + sum(_scores(tp_errors).values())
+    return total / (MEAN_AP_WEIGHT + len(tp_errors))
 
 
 def _mean_of_known(values) -> float:

@@ -50,6 +50,15 @@ class EvaluationMetrics:
     skipped: tuple[str, ...]  # tokens of the frames that could not be read
     seconds: float
 
+    def headline(self) -> dict[str, float]:
+        """The main figures of every task, larger being better: what tables of runs compare."""
+        found = {}
+        if self.detection:
+            found |= {"mAP": self.detection.mean_ap, "NDS": self.detection.nd_score}
+        if self.map:
+            found["map mIoU"] = self.map.mean_iou
+        return found
+
     def to_json(self) -> dict:
         """``detection.mAP``, ``detection.NDS`` and ``map.mIoU`` first, then the details."""
         content: dict[str, Any] = {}

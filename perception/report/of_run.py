@@ -61,7 +61,8 @@ def write_run_report(
     """
     sections: list[Section] = [Timings(seconds)]
     if alone:
-        rows = {"camera + LiDAR": _row(metrics), **{name: _row(m) for name, m in alone.items()}}
+        rows = {"camera + LiDAR": metrics.headline()}
+        rows |= {name: m.headline() for name, m in alone.items()}
         sections.append(Ablation(rows))
     sections.append(Gallery(_pictures(model, data)))
     if metrics.detection:
@@ -87,17 +88,8 @@ def write_run_report(
     write_report(report, path)
 
 
-def _row(metrics: EvaluationMetrics) -> dict[str, float]:
-    found = {}
-    if metrics.detection:
-        found |= {"mAP": metrics.detection.mean_ap, "NDS": metrics.detection.nd_score}
-    if metrics.map:
-        found["map mIoU"] = metrics.map.mean_iou
-    return found
-
-
 def _cards(metrics: EvaluationMetrics, seconds: Mapping[str, float]) -> tuple[Card, ...]:
-    cards = [Card.score(name, value) for name, value in _row(metrics).items()]
+    cards = [Card.score(name, value) for name, value in metrics.headline().items()]
     if "train" in seconds:
         cards.append(Card("Training", seconds["train"] / 60, "wall clock", unit="min", digits=1))
     return tuple(cards)

@@ -287,3 +287,22 @@ def test_bands_of_distance_are_measured_apart(tmp_path):
     assert math.isnan(aps[1])
     assert math.isnan(aps[2])
     assert aps[3] == 0.0
+
+
+def test_nds_of_a_band_is_that_of_a_data_set_with_nothing_else_in_it(tmp_path):
+    near, far = Annotation([5.0, 0.0, 1.0]), Annotation([45.0, 0.0, 1.0])
+    data = TinyDataset(tmp_path, one(near, far))
+    found = [
+        data.samples[0].box(data.tokens[0], a, translation=[a.translation[0] + 0.7, 0.0, 1.0])
+        for a in (near, far)
+    ]
+    metrics = evaluate_detections(
+        read_submission(data.submit({data.tokens[0]: found}), data.tokens), data.truth()
+    )
+    scores = [band.nd_score for band in metrics.range_aps]
+    errors = metrics.label_tp_errors["car"]
+    assert metrics.range_aps[3].label_tp_errors["car"] == pytest.approx(errors)
+    by_hand = 5 * 0.75 + sum(1 - error for error in errors.values())  # missed at 0.5 m alone
+    assert [scores[0], scores[3]] == pytest.approx([by_hand / 10] * 2)
+    assert math.isnan(scores[1])
+    assert math.isnan(scores[2])

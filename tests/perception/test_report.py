@@ -232,7 +232,7 @@ def test_svg_follows_the_page():
 
 
 def test_sections_are_made_from_metrics():
-    from bevstack.perception.evaluation.detection import DetectionMetrics, RangeAP
+    from bevstack.perception.evaluation.detection import DetectionMetrics, RangeMetrics
     from bevstack.perception.evaluation.map import MapMetrics
     from bevstack.perception.report import (
         agreement_section,
@@ -245,7 +245,7 @@ def test_sections_are_made_from_metrics():
     metrics = DetectionMetrics(
         {"car": {0.5: 0.1, 1.0: 0.2, 2.0: 0.3, 4.0: 0.4}},
         {"car": dict(zip(errors, (0.5, 0.4, 0.3, NAN, 0.1)))},
-        (RangeAP(0, 20, {"car": 0.33}), RangeAP(20, 50, {"car": NAN})),
+        (RangeMetrics(0, 20, {"car": 0.33}, {}), RangeMetrics(20, 50, {"car": NAN}, {})),
         {"car": 7},
         {"car": 9},
     )
