@@ -1,0 +1,7 @@
+"""MultiCorrupt on cameras: 3 severities."""
+
+from __future__ import annotations
+
+from ..entry import Part
+
+PARTS: dict[str, Part] = {}

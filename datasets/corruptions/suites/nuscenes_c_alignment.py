@@ -1,0 +1,7 @@
+"""nuScenes-C on calibration and timing: 5 severities."""
+
+from __future__ import annotations
+
+from ..entry import Part
+
+PARTS: dict[str, Part] = {}
