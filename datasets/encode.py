@@ -6,22 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.grid import BEVGrid
 from .batch import Batch, BoxTargets
 from .boxes import Boxes3D
-from .camera_models import Pinhole
-from .errors import DataError
-from .frame import Camera, Frame
-from .geometry import inverse
+from .frame import Frame
 from .nuscenes.classes import MAP_CLASSES
 from .nuscenes.maps import MapRasterizer
-from .points import merge_sweeps
-
-Range = tuple[float, float, float, float, float, float]
+from .sensors import Range, SensorEncoder, global_from_bev
 
 
 @dataclass(frozen=True)
@@ -55,17 +49,15 @@ class Encoder:
     clear_key_sweep: bool = True
 
     def __post_init__(self) -> None:
-        low, high = self.point_range[:3], self.point_range[3:]
-        if len(high) != 3 or not all(a < b for a, b in zip(low, high)):
-            raise ValueError(
-                f"point_range is {self.point_range}; give x0, y0, z0, x1, y1, z1 with every lower "
-                "edge below its upper edge"
-            )
-        if self.num_sweeps < 1:
-            raise ValueError(
-                f"num_sweeps is {self.num_sweeps}; the key sweep alone is 1, and lidar: false "
-                "leaves the LiDAR out"
-            )
+        self.sensors  # noqa: B018  checks its part
+
+    @property
+    def sensors(self) -> SensorEncoder:
+        """The part that needs no torch, for a runtime too."""
+        return SensorEncoder(
+            *(self.point_range, self.image_size, self.num_sweeps),
+            *(self.cameras, self.lidar, self.clear_key_sweep),
+        )
 
     def __call__(self, frame: Frame) -> Batch:
         """Encode one frame, which stays as it was.
@@ -74,45 +66,22 @@ class Encoder:
             ValueError: if an image does not have ``image_size``.
             DataError: if sensor files, calibration or map cannot be used.
         """
-        images, bev_from_image = self._images(frame)
-        points = torch.from_numpy(self._points(frame))
+        sensors = self.sensors(frame)
+        images, points = torch.from_numpy(sensors.images), torch.from_numpy(sensors.points)
         masks = self._map_masks(frame)
         return Batch(
             tokens=(frame.token,),
             images=images,
             image_sample=torch.zeros(len(images), dtype=torch.int64),
-            bev_from_image=bev_from_image,
+            bev_from_image=torch.from_numpy(sensors.bev_from_image),
             points=points,
             point_sample=torch.zeros(len(points), dtype=torch.int64),
-            global_from_bev=torch.from_numpy(global_from_bev(frame))[None],
+            global_from_bev=torch.from_numpy(sensors.global_from_bev)[None],
             boxes=self._boxes(frame),
             box_valid=torch.tensor([frame.annotations is not None]),
             map_masks=None if masks is None else torch.from_numpy(masks)[None],
             map_valid=torch.tensor([masks is not None]),
         )
-
-    def _images(self, frame: Frame) -> tuple[Tensor, Tensor]:
-        cameras = frame.cameras if self.cameras and self.image_size else ()
-        width, height = self.image_size or (0, 0)
-        images = np.empty((len(cameras), 3, height, width), np.uint8)
-        bev_from_image = np.empty((len(cameras), 4, 4), np.float32)
-        for n, camera in enumerate(cameras):
-            _check_size(camera, (camera.model.width, camera.model.height), (width, height))
-            pixels = camera.load()
-            _check_size(camera, (pixels.shape[1], pixels.shape[0]), (width, height))
-            images[n] = pixels.transpose(2, 0, 1)
-            bev_from_image[n] = bev_from_camera_image(frame, camera)
-        return torch.from_numpy(images), torch.from_numpy(bev_from_image)
-
-    def _points(self, frame: Frame) -> NDArray[np.float32]:
-        if not (self.lidar and frame.sweeps):
-            return np.zeros((0, 5), np.float32)
-        points = merge_sweeps(
-            *(frame, self.num_sweeps),
-            target_from_ego=frame.bev_from_ego,
-            clear_key_sweep=self.clear_key_sweep,
-        )
-        return _within(points, np.array(self.point_range, np.float32))
 
     def _boxes(self, frame: Frame) -> BoxTargets:
         boxes, attribute = Boxes3D.empty(), np.zeros(0, np.int64)
@@ -139,69 +108,6 @@ class Encoder:
         masks = self.rasterizer.masks(frame.location, global_from_bev(frame), self.map_grid)
         assert masks.shape == (len(MAP_CLASSES), *self.map_grid.shape)
         return masks
-
-
-@njit(cache=True, nogil=True)
-def _within(points, point_range):
-    """The points (P, 5) inside the range, with a finite intensity and time lag."""
-    kept = np.empty_like(points)
-    count = 0
-    for p in range(len(points)):
-        inside = np.isfinite(points[p, 3] + points[p, 4])
-        for axis in range(3):
-            inside &= point_range[axis] <= points[p, axis] < point_range[3 + axis]
-        if inside:
-            kept[count] = points[p]
-            count += 1
-    return kept[:count].copy()
-
-
-def global_from_bev(frame: Frame) -> NDArray[np.float64]:
-    """(4, 4) from the frame the model works in back to the world; undoes augmentation too."""
-    return frame.global_from_ego @ inverse(frame.bev_from_ego)
-
-
-def bev_from_camera_image(frame: Frame, camera: Camera) -> NDArray[np.float64]:
-    """(4, 4): (u * d, v * d, d, 1), u and v in pixels, d in metres, to the BEV frame.
-
-    The camera looked at another moment than the LiDAR, so the way goes through the world.
-
-    Raises:
-        ValueError: if the camera is not a pinhole.
-        DataError: if the calibration is not finite.
-    """
-    if not isinstance(camera.model, Pinhole):
-        raise ValueError(
-            f"{camera.name} is a {type(camera.model).__name__}; only Pinhole images can be "
-            "encoded, so undistort it while reading"
-        )
-    camera_from_image = np.eye(4)
-    try:
-        camera_from_image[:3, :3] = np.linalg.inv(camera.model.intrinsic)
-        bev_from_global = inverse(global_from_bev(frame))
-    except np.linalg.LinAlgError as error:
-        raise _bad_calibration(frame, camera) from error
-    bev_from_camera = bev_from_global @ camera.global_from_ego @ camera.ego_from_camera
-    bev_from_image = bev_from_camera @ camera_from_image
-    if not np.isfinite(bev_from_image).all():
-        raise _bad_calibration(frame, camera)
-    return bev_from_image
-
-
-def _bad_calibration(frame: Frame, camera: Camera) -> DataError:
-    return DataError(
-        f"frame {frame.token}: the calibration or a pose of {camera.name} is singular or not "
-        "finite; correct its calibrated_sensor and ego_pose records and index the data again"
-    )
-
-
-def _check_size(camera: Camera, found: tuple[int, int], expected: tuple[int, int]) -> None:
-    if found != tuple(expected):
-        raise ValueError(
-            f"{camera.name} gives images of {found[0]}x{found[1]}, but the encoder expects "
-            f"{expected[0]}x{expected[1]}; add ImageResize or ImageAugmentation of that size "
-            "before it"
-        )
 
 
 def _float(array: NDArray) -> Tensor:

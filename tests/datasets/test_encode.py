@@ -16,13 +16,14 @@ from bevstack.datasets.augment.image import ImageAugmentation, ImageResize
 from bevstack.datasets.batch import collate
 from bevstack.datasets.boxes import Boxes3D
 from bevstack.datasets.camera_models import Pinhole
-from bevstack.datasets.encode import Encoder, bev_from_camera_image, global_from_bev
+from bevstack.datasets.encode import Encoder
 from bevstack.datasets.errors import DataError
 from bevstack.datasets.frame import Annotations, LidarSweep
 from bevstack.datasets.geometry import apply, inverse
 from bevstack.datasets.nuscenes.index import build_index
 from bevstack.datasets.nuscenes.maps import MapRasterizer
 from bevstack.datasets.nuscenes.reader import NuScenesReader
+from bevstack.datasets.sensors import bev_from_camera_image, global_from_bev
 from bevstack.kernels.grid import BEVGrid
 
 # Rectangular on purpose (peer bug 12), and far larger than the scene where nothing may drop out.
