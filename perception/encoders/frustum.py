@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...kernels.bev_pool import BEVPoolPlan, bev_pool, plan_bev_pool
 from ...kernels.grid import BEVGrid
+from ...kernels.numba_frustum import FrustumShape, frustum_cells
 from ..layers import full_precision
 from ..losses import mean_over_processes
 from .lidar_depth import depth_bins
@@ -160,6 +161,27 @@ class FrustumLift(nn.Module):
             (N, D, H, W) int64: sample * cells + flat cell of the bin's point, -1 off the grid
             or outside the height range.
         """
+        # A compiled graph keeps to tensor operations.
+        if bev_from_image.device.type == "cpu" and not torch.compiler.is_compiling():
+            cell = frustum_cells(
+                *(bev_from_image.float().numpy(), image_sample.numpy(), (size[0], size[1])),
+                *(self.frustum, self.pool_grid, torch.get_num_threads()),
+            )
+            return torch.from_numpy(cell)
+        return self.frustum_cells_on_device(bev_from_image, size, image_sample)
+
+    @property
+    def frustum(self) -> FrustumShape:
+        """Which points are lifted."""
+        return FrustumShape(
+            *(self.depth_range[0], self.depth_step, self.num_bins, self.depth_in_bin),
+            *(self.height_range, self.truncate_cells),
+        )
+
+    def frustum_cells_on_device(
+        self, bev_from_image: Tensor, size: Sequence[int], image_sample: Tensor
+    ) -> Tensor:
+        """:meth:`frustum_cells` in tensor operations, on any device."""
         device = bev_from_image.device
         v = torch.arange(size[0], device=device, dtype=torch.float)
         u = torch.arange(size[1], device=device, dtype=torch.float)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..layers import full_precision
@@ -34,6 +35,19 @@ def nearest_depth(
     Returns:
         (N, H, W) float32 metres along the optical axis; infinity where there is no point.
     """
+    if points.device.type == "cpu":
+        return _nearest_depth(points, point_sample, bev_from_image, image_sample, list(size))
+    return nearest_depth_on_device(points, point_sample, bev_from_image, image_sample, size)
+
+
+def nearest_depth_on_device(
+    points: Tensor,
+    point_sample: Tensor,
+    bev_from_image: Tensor,
+    image_sample: Tensor,
+    size: Sequence[int],
+) -> Tensor:
+    """:func:`nearest_depth` in tensor operations, on any device."""
     height, width = size
     # float64: the matrices hold both metres and 1 / focal length.
     image_from_bev = torch.linalg.inv(bev_from_image.double()).float()
@@ -87,6 +101,19 @@ def last_depth(
     Returns:
         (N, H, W) float32 metres along the optical axis; 0 where there is no point.
     """
+    if points.device.type == "cpu":
+        return _last_depth(points, point_sample, bev_from_image, image_sample, list(size))
+    return last_depth_on_device(points, point_sample, bev_from_image, image_sample, size)
+
+
+def last_depth_on_device(
+    points: Tensor,
+    point_sample: Tensor,
+    bev_from_image: Tensor,
+    image_sample: Tensor,
+    size: Sequence[int],
+) -> Tensor:
+    """:func:`last_depth` in tensor operations, on any device."""
     height, width = size
     # float64: the matrices hold both metres and 1 / focal length.
     image_from_bev = torch.linalg.inv(bev_from_image.double()).float()
@@ -112,3 +139,46 @@ def last_depth(
         found.index_put_((pixel.where(winner, none),), distance)
     found[none] = 0
     return found[:none].view(-1, height, width)
+
+
+# --- CPU: numba, shared with the deployed runtime, which must find the same pixels ----------------
+
+
+def _array(tensor: Tensor) -> NDArray:
+    return tensor.detach().contiguous().numpy()
+
+
+@torch.library.custom_op("bevstack::nearest_depth", mutates_args=(), device_types="cpu")
+def _nearest_depth(
+    points: Tensor,
+    point_sample: Tensor,
+    bev_from_image: Tensor,
+    image_sample: Tensor,
+    size: Sequence[int],
+) -> Tensor:
+    from ...kernels.numba_frustum import nearest_depth  # here: numba takes a second to import
+
+    cloud = _array(points.float()), _array(point_sample)
+    images = _array(bev_from_image), _array(image_sample), (size[0], size[1])
+    return torch.from_numpy(nearest_depth(*cloud, *images, torch.get_num_threads()))
+
+
+@torch.library.custom_op("bevstack::last_depth", mutates_args=(), device_types="cpu")
+def _last_depth(
+    points: Tensor,
+    point_sample: Tensor,
+    bev_from_image: Tensor,
+    image_sample: Tensor,
+    size: Sequence[int],
+) -> Tensor:
+    from ...kernels.numba_frustum import last_depth
+
+    cloud = _array(points.float()), _array(point_sample)
+    images = _array(bev_from_image), _array(image_sample), (size[0], size[1])
+    return torch.from_numpy(last_depth(*cloud, *images, torch.get_num_threads()))
+
+
+@_nearest_depth.register_fake
+@_last_depth.register_fake
+def _(points, point_sample, bev_from_image, image_sample, size):
+    return points.new_empty(len(bev_from_image), *size, dtype=torch.float)
