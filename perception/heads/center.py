@@ -14,14 +14,11 @@ from ...datasets.batch import Batch
 from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES, attributes_of
 from ...kernels.grid import BEVGrid
+from ..decoding.centers import REGRESSION, CenterDecoder
 from ..layers import ConvBlock, output_conv
 from ..losses import gaussian_focal_loss, masked_l1, mean_over_processes
 from .center_decode import decode_centers
 from .center_targets import CenterTargets, draw_targets
-
-# What is regressed for a box, and with how many channels; see CenterOutput.
-REGRESSION = {"offset": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
-REGRESSION["attribute"] = len(ATTRIBUTES)
 
 
 @dataclass(frozen=True)
@@ -141,9 +138,16 @@ class CenterHead(nn.Module):
     def decode(self, output: CenterOutput, batch: Batch | None = None) -> list[Detections]:
         """Boxes of every sample in the BEV frame, best first."""
         return decode_centers(
-            output.heatmap, output.regression, self.grid, self.group_of_class, self.allowed,
-            list(REGRESSION.values()), self.score_threshold, self.max_boxes, self.nms_scale,
-        )  # fmt: skip
+            output.heatmap, output.regression, self.group_of_class, self.box_decoder
+        )
+
+    @property
+    def box_decoder(self) -> CenterDecoder:
+        """How peaks become boxes."""
+        return CenterDecoder(
+            *(self.grid, self.classes, tuple(self.group_of_class.tolist())),
+            *(self.score_threshold, self.max_boxes, self.nms_scale),
+        )
 
     def _regression_losses(
         self, output: CenterOutput, targets: CenterTargets, batch: Batch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,10 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...datasets.batch import BoxTargets
-from ...datasets.boxes import Detections
 from ...kernels.grid import BEVGrid
-from .attributes import attribute_of_speed
-from .rows import detections_of
 
 if TYPE_CHECKING:
     from .transfusion import TransFusionOutput
@@ -63,34 +59,3 @@ def wanted_of_boxes(boxes: BoxTargets, grid: BEVGrid, top: bool) -> Tensor:
     size = boxes.size.clamp(min=1e-2).log()
     heading = torch.stack([boxes.yaw.sin(), boxes.yaw.cos()], 1)
     return torch.cat([torch.stack([x, y, height], 1), size, heading, boxes.velocity], 1)
-
-
-def decode_queries(
-    output: TransFusionOutput,
-    boxes: Tensor,
-    classes: tuple[str, ...],
-    score_threshold: float,
-    center_range: Sequence[float] | None,
-) -> list[Detections]:
-    """Boxes of every sample, best first; equal scores in the order of the queries.
-
-    Args:
-        output: what the head predicted.
-        boxes: (B, Q, 9) of :func:`query_box_columns`.
-        classes: names of the labels.
-        score_threshold: lowest score given.
-        center_range: x0, y0, z0, x1, y1, z1, edges included; None keeps all.
-    """
-    probability = output.logits.float().sigmoid().gather(1, output.label[:, None])[:, 0]
-    score, order = (probability * output.peak).sort(dim=1, descending=True, stable=True)
-    boxes = boxes.gather(1, order[..., None].expand_as(boxes))
-    label = output.label.gather(1, order)
-    attribute = attribute_of_speed(classes, label, boxes[..., 7:9])
-    kept = (score >= score_threshold) & boxes.isfinite().all(2)
-    if center_range is not None:
-        low, high = boxes.new_tensor(center_range).view(2, 3)
-        kept &= ((boxes[..., :3] >= low) & (boxes[..., :3] <= high)).all(2)
-    found = torch.cat(
-        [boxes, *(column[..., None].float() for column in (score, label, attribute))], 2
-    )
-    return [detections_of(rows[keep].double().cpu().numpy()) for rows, keep in zip(found, kept)]

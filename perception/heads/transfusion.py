@@ -15,8 +15,9 @@ from ...datasets.batch import Batch
 from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import DETECTION_CLASSES
 from ...kernels.grid import BEVGrid
+from ..decoding.queries import QueryDecoder
 from ..layers import ConvBlock
-from .query_boxes import decode_queries, local_maxima, query_box_columns
+from .query_boxes import local_maxima, query_box_columns
 from .query_decoder import QueryDecoderLayer
 from .transfusion_loss import TransFusionLoss
 
@@ -144,9 +145,16 @@ class TransFusionHead(nn.Module):
     @torch.no_grad()
     def decode(self, output: TransFusionOutput, batch: Batch | None = None) -> list[Detections]:
         """Boxes of every sample in the BEV frame, best first."""
-        return decode_queries(
-            output, self.boxes(output), self.classes, self.score_threshold, self.center_range
-        )
+        names = ("label", "peak", "logits", *PREDICTED)
+        columns = (getattr(output, name).detach().cpu() for name in names)
+        arrays = (t.float().numpy() if t.is_floating_point() else t.numpy() for t in columns)
+        return [self.box_decoder(*of_sample) for of_sample in zip(*arrays, strict=True)]
+
+    @property
+    def box_decoder(self) -> QueryDecoder:
+        """How queries become boxes."""
+        top, center_range = self.height_of == "top", self.center_range
+        return QueryDecoder(self.grid, self.classes, top, self.score_threshold, center_range)
 
 
 def _branch(channels: int, hidden: int, out_channels: int) -> nn.Sequential:

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,9 +14,9 @@ from shapely import affinity
 from shapely.geometry import box as rectangle
 
 from bevstack.datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES
+from bevstack.perception.decoding.attributes import attribute_of_speed
 from bevstack.perception.heads import TransFusionHead, TransFusionLoss
 from bevstack.perception.heads.assignment import assign, matching_cost
-from bevstack.perception.heads.attributes import attribute_of_speed
 from bevstack.perception.heads.query_boxes import (
     local_maxima,
     query_box_columns,
@@ -225,9 +226,9 @@ def test_boxes_outside_the_range_are_not_given():
 
 
 def test_attributes_follow_class_and_speed():
-    label = torch.tensor([DETECTION_CLASSES.index(c) for c in ("car", "bus", "bicycle", "barrier")])
-    moving = attribute_of_speed(DETECTION_CLASSES, label, torch.tensor([[0.3, 0.0]]).expand(4, 2))
-    still = attribute_of_speed(DETECTION_CLASSES, label, torch.tensor([[0.1, 0.1]]).expand(4, 2))
+    label = np.array([DETECTION_CLASSES.index(c) for c in ("car", "bus", "bicycle", "barrier")])
+    moving = attribute_of_speed(DETECTION_CLASSES, label, np.tile([0.3, 0.0], (4, 1)))
+    still = attribute_of_speed(DETECTION_CLASSES, label, np.tile([0.1, 0.1], (4, 1)))
     names = [[ATTRIBUTES[i] if i >= 0 else "" for i in row.tolist()] for row in (moving, still)]
     assert names[0] == ["vehicle.moving", "vehicle.moving", "cycle.with_rider", ""]
     assert names[1] == ["vehicle.parked", "vehicle.stopped", "cycle.without_rider", ""]

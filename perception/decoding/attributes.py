@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from ...datasets.nuscenes.classes import ATTRIBUTES
 
@@ -23,7 +23,7 @@ _RULES = {
 }
 
 
-def attribute_of_speed(classes: tuple[str, ...], label: Tensor, velocity: Tensor) -> Tensor:
+def attribute_of_speed(classes: tuple[str, ...], label: NDArray, velocity: NDArray) -> NDArray:
     """(...,) index into ATTRIBUTES, -1 for a class that has none.
 
     Args:
@@ -32,5 +32,5 @@ def attribute_of_speed(classes: tuple[str, ...], label: Tensor, velocity: Tensor
         velocity: (..., 2) m/s.
     """
     table = [[ATTRIBUTES.index(a) for a in _RULES[c]] if c in _RULES else [-1, -1] for c in classes]
-    slow = (torch.linalg.vector_norm(velocity, dim=-1) <= MOVING_SPEED).long()
-    return torch.tensor(table, device=label.device)[label, slow]
+    slow = np.hypot(velocity[..., 0], velocity[..., 1]) <= MOVING_SPEED
+    return np.array(table)[label, slow.astype(np.int64)]
