@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 
 import torch
 from torch import Tensor
+
+from .nuscenes.classes import FREE
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,16 @@ class BoxTargets:
     label: Tensor  # (M,) int64, never -1
     attribute: Tensor  # (M,) int64 index into ATTRIBUTES, -1 for none
     sample: Tensor  # (M,) int64 which sample of the batch
+
+
+@dataclass(frozen=True)
+class OccupancyTargets:
+    """Occupancy labels of B samples on the occupancy grid, in the BEV frame."""
+
+    semantics: Tensor  # (B, X, Y, Z) uint8 index into OCCUPANCY_CLASSES, FREE where nothing is
+    mask_lidar: Tensor  # (B, X, Y, Z) bool: observed by the LiDAR
+    mask_camera: Tensor  # (B, X, Y, Z) bool: observed by a camera too
+    valid: Tensor  # (B,) bool: does this sample have labels? The masks of one without are empty
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,7 @@ class Batch:
     box_valid: Tensor  # (B,) bool: is this sample annotated? (no box and not annotated differ)
     map_masks: Tensor | None  # (B, K, X, Y) bool on the map head's grid; None without map labels
     map_valid: Tensor  # (B,) bool: does this sample have map labels?
+    occupancy: OccupancyTargets | None = None  # None without any occupancy label
 
     @property
     def size(self) -> int:
@@ -61,7 +74,7 @@ def _map_tensors(owner, function: Callable[[Tensor], Tensor]):
     changed = {}
     for f in fields(owner):
         value = getattr(owner, f.name)
-        if isinstance(value, BoxTargets):
+        if is_dataclass(value):
             changed[f.name] = _map_tensors(value, function)
         elif isinstance(value, Tensor):
             changed[f.name] = function(value)
@@ -97,6 +110,7 @@ def collate(samples: list[Batch]) -> Batch:
         box_valid=join("box_valid"),
         map_masks=_join_masks(samples),
         map_valid=join("map_valid"),
+        occupancy=_join_occupancy(samples),
     )
 
 
@@ -110,3 +124,21 @@ def _join_masks(samples: list[Batch]) -> Tensor | None:
         for s in samples
     ]
     return torch.cat(masks)
+
+
+def _join_occupancy(samples: list[Batch]) -> OccupancyTargets | None:
+    known = [s.occupancy for s in samples if s.occupancy is not None]
+    if not known:
+        return None
+    parts = [
+        s.occupancy if s.occupancy is not None else _unlabelled(s.size, known[0]) for s in samples
+    ]
+    joined = {f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(known[0])}
+    return OccupancyTargets(**joined)
+
+
+def _unlabelled(size: int, like: OccupancyTargets) -> OccupancyTargets:
+    shape = (size, *like.semantics.shape[1:])
+    nothing = torch.zeros(shape, dtype=torch.bool)
+    free = torch.full(shape, FREE, dtype=torch.uint8)
+    return OccupancyTargets(free, nothing, nothing, torch.zeros(size, dtype=torch.bool))

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..kernels.grid import BEVGrid
-from .batch import Batch, BoxTargets
+from ..kernels.voxel_grid import VoxelGrid
+from .batch import Batch, BoxTargets, OccupancyTargets
 from .boxes import Boxes3D
 from .frame import Frame
 from .nuscenes.classes import MAP_CLASSES
@@ -47,6 +48,7 @@ class Encoder:
     min_points: int = 1
     rasterizer: MapRasterizer | None = None
     clear_key_sweep: bool = True
+    occupancy_grid: VoxelGrid | None = None
 
     def __post_init__(self) -> None:
         self.sensors  # noqa: B018  checks its part
@@ -81,6 +83,7 @@ class Encoder:
             box_valid=torch.tensor([frame.annotations is not None]),
             map_masks=None if masks is None else torch.from_numpy(masks)[None],
             map_valid=torch.tensor([masks is not None]),
+            occupancy=self._occupancy(frame),
         )
 
     def _boxes(self, frame: Frame) -> BoxTargets:
@@ -108,6 +111,17 @@ class Encoder:
         masks = self.rasterizer.masks(frame.location, global_from_bev(frame), self.map_grid)
         assert masks.shape == (len(MAP_CLASSES), *self.map_grid.shape)
         return masks
+
+    def _occupancy(self, frame: Frame) -> OccupancyTargets | None:
+        if self.occupancy_grid is None or frame.occupancy is None:
+            return None
+        labels = frame.occupancy().on_grid(self.occupancy_grid, frame.bev_from_ego)
+        return OccupancyTargets(
+            semantics=torch.from_numpy(labels.semantics)[None],
+            mask_lidar=torch.from_numpy(labels.mask_lidar != 0)[None],
+            mask_camera=torch.from_numpy(labels.mask_camera != 0)[None],
+            valid=torch.ones(1, dtype=torch.bool),
+        )
 
 
 def _float(array: NDArray) -> Tensor:

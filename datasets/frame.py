@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .boxes import Boxes3D
 from .camera_models import CameraModel
+from .occupancy import OccupancyLoader
 
 
 class ImageLoader(Protocol):
@@ -103,3 +104,4 @@ class Frame:
     # LIDAR_TOP's, for published models); BEV augmentation multiplies from the left: it may turn,
     # move, scale and mirror the scene. Everything above stays in true, unaugmented coordinates.
     bev_from_ego: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    occupancy: OccupancyLoader | None = None  # None where the frame has no occupancy labels

@@ -6,13 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 
-def _num_cells(name: str, span: float, size: float) -> int:
+def num_cells(name: str, span: float, size: float, option: str = "cell_size") -> int:
+    """How many cells of ``size`` make ``span``, both in metres.
+
+    Raises:
+        ValueError: if that is not a whole number; says to change ``name`` or ``option``.
+    """
     cells = span / size
     # round, not int: 153.6 / 0.8 is 191.99999999999997.
     if not cells > 0.5 or abs(cells - round(cells)) > 1e-3:
         raise ValueError(
             f"{name} spans {span:g} m, which is {cells:.3f} cells of {size:g} m; "
-            "change the range or cell_size so that it is whole"
+            f"change the range or {option} so that it is whole"
         )
     return round(cells)
 
@@ -38,14 +43,14 @@ class BEVGrid:
         object.__setattr__(self, "x_range", tuple(map(float, self.x_range)))
         object.__setattr__(self, "y_range", tuple(map(float, self.y_range)))
         for name, (low, high) in (("x_range", self.x_range), ("y_range", self.y_range)):
-            _num_cells(f"grid.{name}", high - low, self.cell_size)
+            num_cells(f"grid.{name}", high - low, self.cell_size)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Number of cells along x and along y."""
         (x0, x1), (y0, y1) = self.x_range, self.y_range
         size = self.cell_size
-        return _num_cells("grid.x_range", x1 - x0, size), _num_cells("grid.y_range", y1 - y0, size)
+        return num_cells("grid.x_range", x1 - x0, size), num_cells("grid.y_range", y1 - y0, size)
 
     @property
     def num_cells(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .grid import _num_cells
+from .grid import num_cells
 
 
 @dataclass(frozen=True)
@@ -339,7 +339,7 @@ def voxelize(
             raise ValueError(f"{name} is {cap}; it must be positive, or None to keep everything")
     low, high = point_range[:3], point_range[3:]
     nx, ny, nz = (
-        _num_cells(f"point_range along {axis}", b - a, size)
+        num_cells(f"point_range along {axis}", b - a, size)
         for axis, a, b, size in zip("xyz", low, high, voxel_size, strict=True)
     )
     bounds = list(map(float, point_range)), list(map(float, voxel_size))

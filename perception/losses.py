@@ -73,6 +73,44 @@ def dice_loss(logits: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
     return 1 - (2 * overlap + smooth) / ((p * p).sum((-2, -1)) + t.sum((-2, -1)) + smooth)
 
 
+def lovasz_loss(probability: Tensor, target: Tensor) -> Tensor:
+    """Lovász extension of the Jaccard loss 1 - IoU (Berman et al., CVPR 2018, algorithm 1).
+
+    Errors |target - probability| are sorted; each weighs as much as 1 - IoU grows when the
+    elements up to it are taken to be wrong. At probabilities of 0 and 1 it is 1 - IoU exactly.
+
+    Args:
+        probability: (P,) in [0, 1].
+        target: (P,) bool or 0 and 1.
+
+    Returns:
+        Scalar float32; 0 where there is no element.
+    """
+    target = target.float()
+    error, order = (target - probability.float()).abs().sort(descending=True)
+    positive = target[order]
+    intersection = positive.sum() - positive.cumsum(0)
+    union = positive.sum() + (1 - positive).cumsum(0)
+    jaccard = 1 - intersection / union.clamp(min=1)
+    weight = jaccard.diff(prepend=jaccard.new_zeros(1))
+    return (error * weight).sum()
+
+
+def lovasz_softmax_loss(probabilities: Tensor, target: Tensor) -> Tensor:
+    """Mean of :func:`lovasz_loss` over the classes that occur (Berman et al., CVPR 2018).
+
+    Args:
+        probabilities: (P, K), rows sum to 1.
+        target: (P,) int64 class of each row.
+
+    Returns:
+        Scalar float32; 0 where there is no row.
+    """
+    present = target.unique().tolist()
+    losses = [lovasz_loss(probabilities[:, k], target == k) for k in present]
+    return torch.stack(losses).mean() if losses else 0 * probabilities.sum()
+
+
 def masked_l1(prediction: Tensor, target: Tensor) -> Tensor:
     """|prediction - target|, elementwise; zero, with zero gradient, where the target is NaN."""
     known = ~target.isnan()

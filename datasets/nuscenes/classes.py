@@ -76,3 +76,41 @@ def label_of_category(category: str) -> int:
     """Index into ``DETECTION_CLASSES``, or -1 for a category outside it."""
     name = CLASS_OF_CATEGORY.get(category)
     return DETECTION_CLASSES.index(name) if name else -1
+
+
+# Occ3D-nuScenes: 0 others, 1..16 as in the lidarseg challenge; index 17, free, is no class here.
+OCCUPANCY_CLASSES = (
+    "others",
+    "barrier",
+    "bicycle",
+    "bus",
+    "car",
+    "construction_vehicle",
+    "motorcycle",
+    "pedestrian",
+    "traffic_cone",
+    "trailer",
+    "truck",
+    "driveable_surface",
+    "other_flat",
+    "sidewalk",
+    "terrain",
+    "manmade",
+    "vegetation",
+)
+FREE = len(OCCUPANCY_CLASSES)
+
+_OCCUPANCY_PREFIX = {
+    "flat.driveable_surface": "driveable_surface",
+    "flat.other": "other_flat",
+    "flat.sidewalk": "sidewalk",
+    "flat.terrain": "terrain",
+    "static.manmade": "manmade",
+    "static.vegetation": "vegetation",
+}
+
+
+def occupancy_class(category: str) -> int:
+    """Index into ``OCCUPANCY_CLASSES`` of a lidarseg or annotation category; 0 for the others."""
+    name = CLASS_OF_CATEGORY.get(category) or _OCCUPANCY_PREFIX.get(category)
+    return OCCUPANCY_CLASSES.index(name) if name else 0

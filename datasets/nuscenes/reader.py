@@ -20,6 +20,7 @@ from ..frame import Annotations, Camera, Frame, LidarSweep
 from ..geometry import inverse, rotation_from_quaternion, wrap_angle
 from .classes import ATTRIBUTES, DETECTION_CLASSES, label_of_category
 from .frame_index import Column, FrameIndex, is_rigid, names, numbers
+from .label_files import KeyFrame, LabelFile, LabelFolder
 from .sensor_files import ImageFile, PointFile
 from .splits import scenes_of_split
 
@@ -37,6 +38,7 @@ class NuScenesReader:
         previous_sweeps: previous LiDAR sweeps of a frame, besides the key sweep.
         frame: the BEV frame: the vehicle's, or that of LIDAR_TOP as published models want it.
         index_dir: where the index is, if not in its usual place.
+        occupancy: folder of the occupancy labels; None for frames without.
 
     Raises:
         DataError: if there is no index that fits, or no such split.
@@ -50,10 +52,12 @@ class NuScenesReader:
         previous_sweeps: int = 9,
         frame: Literal["ego", "lidar"] = "ego",
         index_dir: Path | str | None = None,
+        occupancy: LabelFolder | None = None,
     ) -> None:
-        self._arguments = (root, version, split, previous_sweeps, frame, index_dir)
+        self._arguments = (root, version, split, previous_sweeps, frame, index_dir, occupancy)
         self.root, self.version, self.split = Path(root), version, split
         self.previous_sweeps, self.frame = previous_sweeps, frame
+        self.occupancy = occupancy
         self.index = FrameIndex.open(root, version, index_dir)
         if previous_sweeps > self.index.previous_sweeps:
             raise DataError(
@@ -109,6 +113,7 @@ class NuScenesReader:
             sweeps=sweeps,
             annotations=self._annotations(row, inverse(global_from_ego)),
             bev_from_ego=self._bev_from_ego(row, sweeps),
+            occupancy=self._occupancy(row, sweeps),
         )
 
     def annotations(self, i: int) -> Annotations | None:
@@ -139,6 +144,24 @@ class NuScenesReader:
             token = self.index.batch.column("token")[row].as_py()
             raise DataError(f"sample {token} has no LiDAR sweep; use the ego frame for this data")
         return inverse(sweeps[0].ego_from_lidar)
+
+    def _occupancy(self, row: int, sweeps: tuple[LidarSweep, ...]) -> LabelFile | None:
+        if self.occupancy is None:
+            return None
+        batch, column = self.index.batch, self.index.sweeps
+        key = column.span(row).start
+        first = slice(key, key + len(sweeps[:1]))
+        # In nuScenes the ego pose of a sensor file has the token of its sample_data record.
+        lidar_token = names(column.rows.field("pose").field("token"), first)
+        lidar_file = [Path(file).name for file in names(column.rows.field("file"), first)]
+        frame = KeyFrame(
+            scene=batch.column("scene")[row].as_py(),
+            sample=batch.column("token")[row].as_py(),
+            lidar_file=lidar_file[0] if lidar_file else "",
+            lidar_token=lidar_token[0] if lidar_token else "",
+            lidar_from_ego=inverse(sweeps[0].ego_from_lidar) if sweeps else np.eye(4),
+        )
+        return self.occupancy.find(frame)
 
     def _cameras(self, row: int) -> tuple[Camera, ...]:
         column = self.index.cameras

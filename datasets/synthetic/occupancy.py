@@ -1,4 +1,4 @@
-"""Occupancy labels in Occ3D's layout: 200 x 200 x 16 voxels of 0.4 m in the key ego frame."""
+"""Occupancy labels in Occ3D's layout: voxels of ``OCC3D_GRID`` in the key ego frame."""
 
 from __future__ import annotations
 
@@ -8,29 +8,15 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.voxel_grid import OCC3D_GRID
 from ..geometry import apply, inverse
+from ..nuscenes.classes import FREE, occupancy_class
 from .casting import Snapshot, Stage
 from .ground import SURFACE_CATEGORY, Surface
 from .meshes import sample_surface
 from .world import GROUND, SCENERY
 
-SHAPE = (200, 200, 16)
-LOW = np.array([-40.0, -40.0, -1.0])
-VOXEL = 0.4
-FREE = 17
-# Occ3D's classes: 0 others, 1..16 as the lidarseg challenge, 17 free.
-CLASS_OF_PREFIX = (
-    ("movable_object.barrier", 1), ("vehicle.bicycle", 2), ("vehicle.bus", 3), ("vehicle.car", 4),
-    ("vehicle.construction", 5), ("vehicle.motorcycle", 6), ("human.pedestrian", 7),
-    ("movable_object.trafficcone", 8), ("vehicle.trailer", 9), ("vehicle.truck", 10),
-    ("flat.driveable_surface", 11), ("flat.other", 12), ("flat.sidewalk", 13),
-    ("flat.terrain", 14), ("static.manmade", 15), ("static.vegetation", 16),
-)  # fmt: skip
-
-
-def occupancy_class(category: str) -> int:
-    """Occ3D's class of a lidarseg category; 0 for those without one."""
-    return next((index for prefix, index in CLASS_OF_PREFIX if category.startswith(prefix)), 0)
+SHAPE, LOW, VOXEL = OCC3D_GRID.shape, OCC3D_GRID.low, OCC3D_GRID.voxel_size
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from .center import CenterHead, CenterOutput
 from .map import MapHead, MapOutput
+from .occupancy import OccupancyHead, OccupancyOutput, OccupancyVolume
 from .transfusion import TransFusionHead, TransFusionOutput
 from .transfusion_loss import TransFusionLoss
 
@@ -10,6 +11,9 @@ __all__ = [
     "CenterOutput",
     "MapHead",
     "MapOutput",
+    "OccupancyHead",
+    "OccupancyOutput",
+    "OccupancyVolume",
     "TransFusionHead",
     "TransFusionLoss",
     "TransFusionOutput",

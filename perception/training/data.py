@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from ...datasets.dataset import FrameDataset, Step, Unreadable, collate_counting
 from ...datasets.encode import Encoder
 from ...datasets.errors import DataError
 from ...datasets.nuscenes.index import FrameIndex, build_index
+from ...datasets.nuscenes.label_files import LabelFolder, LabelFormat
 from ...datasets.nuscenes.maps import MapRasterizer
 from ...datasets.nuscenes.reader import NuScenesReader
 from ...datasets.sampling import ClassBalanced, EpochSampler, InOrder, Order, Shuffled
@@ -45,6 +47,8 @@ class NuScenesData(pl.LightningDataModule):
         seed: decides order and augmentation.
         on_error: ``raise`` stops at a frame that cannot be read; ``skip`` goes on without it.
         index_dir: folder of the index; null for its usual place, beside the tables.
+        occupancy: folder of occupancy labels; null for ``gts`` in ``root``, where there is one.
+        occupancy_format: layout of that folder.
     """
 
     def __init__(
@@ -65,9 +69,13 @@ class NuScenesData(pl.LightningDataModule):
         seed: int = 0,
         on_error: Literal["raise", "skip"] = "raise",
         index_dir: str | None = None,
+        occupancy: str | None = None,
+        occupancy_format: LabelFormat = "occ3d",
     ) -> None:
         super().__init__()
         self.index_dir = index_dir
+        self.occupancy = occupancy
+        self.occupancy_format: LabelFormat = occupancy_format
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size is {batch_size}, workers {workers}; give 1, 0 or more")
         self.root, self.version = str(root), version
@@ -122,7 +130,8 @@ class NuScenesData(pl.LightningDataModule):
         if split not in self._readers:
             sweeps = self._encoder.num_sweeps - 1
             reader = NuScenesReader(
-                self.root, self.version, split, sweeps, self.frame, self.index_dir
+                *(self.root, self.version, split, sweeps, self.frame, self.index_dir),
+                self.label_folder(),
             )
             if not len(reader):
                 raise DataError(
@@ -131,6 +140,14 @@ class NuScenesData(pl.LightningDataModule):
                 )
             self._readers[split] = reader
         return self._readers[split]
+
+    def label_folder(self) -> LabelFolder | None:
+        """The occupancy labels; None where they are not wanted or there are none."""
+        given = Path(self.root) / "gts" if self.occupancy is None else Path(self.occupancy)
+        wanted = self._encoder.occupancy_grid is not None
+        if not wanted or (self.occupancy is None and not given.is_dir()):
+            return None
+        return LabelFolder(given, self.occupancy_format, Path(self.root) / self.version)
 
     def ground_truth(self) -> GroundTruth | None:
         """The validation split's annotations; None where it has none."""
