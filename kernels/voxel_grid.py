@@ -92,7 +92,7 @@ def _nearest(matrix, shape, index):
                 flat = 0
                 for axis in range(3):
                     row = matrix[axis]
-                    # The whole is exact to 1e-12; middles of equal grids fall on .5, never a border.
+                    # Middles of equal grids fall on .5, far from a border and its rounding.
                     cell = int(np.floor(row[0] * i + row[1] * j + row[2] * k + row[3]))
                     if cell < 0 or cell >= shape[axis] or flat < 0:
                         flat = -1

@@ -32,7 +32,8 @@ class FusionModel(nn.Module):
         lidar: LiDAR branch, made from the grid; null for a model without LiDAR.
         fuser: made from the channels of both branches, 0 for one that is absent.
         backbone: BEV backbone, made from the fuser's channels and the grid.
-        heads: by task ("detection", "map", "occupancy"), made from the backbone's channels and the grid.
+        heads: by task ("detection", "map", "occupancy"), made from the backbone's channels and
+            the grid.
         task_weights: weight of a task in the total loss; 1 for those not named.
     """
 
@@ -129,7 +130,7 @@ class FusionModel(nn.Module):
         return losses
 
     def decode(self, outputs: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
-        """By task: a list of ``Detections``, (B, K, X, Y) map probabilities, an ``OccupancyVolume``."""
+        """By task: a list of ``Detections``; (B, K, X, Y) probabilities; ``OccupancyVolume``."""
         heads: dict[str, Any] = dict(self.heads.items())
         return {task: head.decode(outputs[task], batch) for task, head in heads.items()}
 

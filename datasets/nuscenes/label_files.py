@@ -117,13 +117,13 @@ class LabelFile:
             DataError: if it is cut off, or not of the format.
         """
         try:
-            volumes = self._dense() if self.format == "occ3d" else self._sparse()
+            semantics, lidar, camera = self._dense() if self.format == "occ3d" else self._sparse()
         except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(
                 f"{self.path} is not a whole file of {self.format} labels ({error}); copy it "
                 "again, or choose the format that the folder has"
             ) from error
-        return OccupancyLabels(*volumes, self.grid, self.grid_from_ego)
+        return OccupancyLabels(semantics, lidar, camera, self.grid, self.grid_from_ego)
 
     def _dense(self) -> tuple[NDArray[np.uint8], ...]:
         with np.load(self.path, allow_pickle=False) as content:

@@ -181,10 +181,10 @@ class OccupancyHead(nn.Module):
 
     def _class_voxel(self, voxel: Tensor) -> Tensor:
         """Flat indices on the class grid of flat indices on the occupancy grid."""
-        nx, ny, nz = self.occupancy_grid.shape
+        _, ny, nz = self.occupancy_grid.shape
         s = self.class_stride
         z, column = voxel % nz, voxel // nz
-        y, row = column % ny, column // ny  # row: over samples and x; nx is a multiple of S
+        y, row = column % ny, column // ny  # row: over samples and x; X is a multiple of S
         return ((row // s) * (ny // s) + y // s) * nz + z
 
     @torch.no_grad()

@@ -52,6 +52,6 @@ def test_every_voxel_takes_the_one_that_holds_its_middle(angle, scale, shift, mi
     clear = (np.abs(source - np.round(source)) > 1e-6).all(-1)  # rounding decides at a border
     cell = np.floor(source).astype(int)
     inside = ((cell >= 0) & (cell < SMALL.shape)).all(-1)
-    nx, ny, nz = SMALL.shape
+    _, ny, nz = SMALL.shape
     expected = np.where(inside, (cell[..., 0] * ny + cell[..., 1]) * nz + cell[..., 2], -1)
     assert np.array_equal(index[clear], expected[clear])
