@@ -40,6 +40,23 @@ class Step(Protocol):
 
 
 @dataclass(frozen=True)
+class FirstEpochs:
+    """A step that is left out from an epoch on, as augmentations that fade at a training's end are.
+
+    Args:
+        step: the step.
+        epochs: how many epochs have it.
+    """
+
+    step: Step
+    epochs: int
+
+    def __call__(self, frame: Frame, seed: int) -> Frame:
+        """The step itself; :class:`FrameDataset` knows the epoch and calls it or not."""
+        return self.step(frame, seed)
+
+
+@dataclass(frozen=True)
 class Unreadable:
     """Stands for a frame that could not be read."""
 
@@ -107,7 +124,8 @@ class FrameDataset(Dataset[Batch | Unreadable]):
         """The frame as it will be encoded in that epoch."""
         frame, seed = self.reader[index], epoch_seed(self.seed, epoch)
         for step in self.steps:
-            frame = step(frame, seed)
+            if not (isinstance(step, FirstEpochs) and epoch >= step.epochs):
+                frame = step(frame, seed)
         return frame
 
 

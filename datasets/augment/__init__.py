@@ -4,6 +4,7 @@ from .bev import BEVAugmentation
 from .color import ColorJitter
 from .dropout import SensorDropout
 from .image import ImageAugmentation, ImageResize
+from .paste import ObjectPaste
 from .published import PublishedImageAugmentation, PublishedResize
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ColorJitter",
     "ImageAugmentation",
     "ImageResize",
+    "ObjectPaste",
     "PublishedImageAugmentation",
     "PublishedResize",
     "SensorDropout",

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import ATTRIBUTES, attributes_of
 from ...kernels.grid import BEVGrid
-from ...kernels.numba_nms import circle_nms
 from ...kernels.threads import compiled_in_order
-from .rows import detections_of
+from .rows import detections_of, suppress
 
 # What is regressed for a box, and with how many channels; see CenterOutput.
 REGRESSION = {"offset": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
@@ -74,12 +73,7 @@ class CenterDecoder:
         boxes = np.concatenate([np.stack([x, y], 1), height, size, last], 1)
         # Score 0 is no peak, whatever the threshold.
         boxes = boxes[(score >= self.score_threshold) & (score > 0) & np.isfinite(boxes).all(1)]
-        if self.nms_scale > 0:
-            # Nearer than the mean of their shorter sides, boxes side by side would overlap.
-            radius = self.nms_scale * boxes[:, 3:5].min(1)
-            kept = circle_nms(boxes[:, :2], boxes[:, 9], radius, labels=boxes[:, 10])
-            boxes = boxes[kept]
-        return detections_of(boxes)
+        return detections_of(suppress(boxes, self.nms_scale))
 
     def _attribute(self, label: NDArray, logits: NDArray) -> NDArray:
         """(M,) the likeliest attribute of those that the class may have; -1 if it has none."""

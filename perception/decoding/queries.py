@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ...datasets.boxes import Detections
 from ...kernels.grid import BEVGrid
 from .attributes import attribute_of_speed
-from .rows import detections_of
+from .rows import detections_of, suppress
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class QueryDecoder:
         score_threshold: boxes with a lower score are not given.
         center_range: x0, y0, z0, x1, y1, z1, edges included; boxes whose centre is outside are not
             given; None keeps all.
+        nms_scale: see ``rows.suppress``.
     """
 
     grid: BEVGrid
@@ -31,6 +32,7 @@ class QueryDecoder:
     top: bool
     score_threshold: float
     center_range: tuple[float, float, float, float, float, float] | None
+    nms_scale: float = 0.0
 
     def __call__(
         self,
@@ -69,7 +71,7 @@ class QueryDecoder:
         if self.center_range is not None:
             low, high = np.array(self.center_range).reshape(2, 3)
             kept &= ((rows[:, :3] >= low) & (rows[:, :3] <= high)).all(1)
-        return detections_of(rows[kept])
+        return detections_of(suppress(rows[kept], self.nms_scale))
 
 
 def _sigmoid(x: NDArray) -> NDArray:

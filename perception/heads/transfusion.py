@@ -65,6 +65,11 @@ class TransFusionHead(nn.Module):
         center_range: x0, y0, z0, x1, y1, z1; boxes whose centre is outside are not given; null
             keeps all.
         score_threshold: boxes with a lower score are not given.
+        nms_scale: of two boxes of a class whose centres are nearer than this times their mean
+            shorter side, only the better one is given. 0, as published, turns that off: long
+            trainings teach queries to leave an object to one of them, short ones do not.
+        prior: the probability that every class starts with, on the heat-map and of the queries;
+            null leaves the layers' own start, as in published training.
         loss: how predictions are assigned to boxes and compared.
     """
 
@@ -88,6 +93,8 @@ class TransFusionHead(nn.Module):
         height_of: Literal["middle", "top"] = "middle",
         center_range: tuple[float, float, float, float, float, float] | None = None,
         score_threshold: float = 0.0,
+        nms_scale: float = 0.0,
+        prior: float | None = 0.1,
         loss: TransFusionLoss | None = None,
     ):
         super().__init__()
@@ -96,13 +103,11 @@ class TransFusionHead(nn.Module):
         self.grid, self.classes, self.num_queries = grid, tuple(classes), num_queries
         self.border_peaks, self.height_of = border_peaks, height_of
         self.center_range, self.score_threshold = center_range, score_threshold
+        self.nms_scale = nms_scale
         self.targets = loss or TransFusionLoss()
         num_classes = len(self.classes)
         self.shared = nn.Conv2d(in_channels, channels, 3, padding=1)
         last = nn.Conv2d(channels, num_classes, 3, padding=1)
-        assert last.bias is not None
-        # Every cell starts at a score of 0.1 (Lin et al. 2017), or background drowns the rest.
-        nn.init.constant_(last.bias, -math.log(9.0))
         self.heatmap = nn.Sequential(ConvBlock(channels, channels), last)
         self.class_embedding = nn.Conv1d(num_classes, channels, 1)
         self.decoder = QueryDecoderLayer(channels, num_heads, ffn_channels, dropout)
@@ -110,6 +115,9 @@ class TransFusionHead(nn.Module):
         self.prediction = nn.ModuleDict(
             {name: _branch(channels, branch_channels, width) for name, width in widths.items()}
         )
+        if prior is not None:  # or background drowns the rest (Lin et al. 2017)
+            for layer in (last, self.prediction["logits"][-1]):
+                nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
         single = torch.tensor([name in single_cell_classes for name in self.classes])
         self.register_buffer("single_cell", single, persistent=False)
         self.register_buffer("cell_centers", _cell_centers(grid), persistent=False)
@@ -154,7 +162,9 @@ class TransFusionHead(nn.Module):
     def box_decoder(self) -> QueryDecoder:
         """How queries become boxes."""
         top, center_range = self.height_of == "top", self.center_range
-        return QueryDecoder(self.grid, self.classes, top, self.score_threshold, center_range)
+        return QueryDecoder(
+            *(self.grid, self.classes, top, self.score_threshold, center_range, self.nms_scale)
+        )
 
 
 def _branch(channels: int, hidden: int, out_channels: int) -> nn.Sequential:

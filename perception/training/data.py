@@ -11,14 +11,23 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from ...datasets.augment import ObjectPaste
 from ...datasets.batch import Batch
-from ...datasets.dataset import FrameDataset, Step, Unreadable, collate_counting, prepare_worker
+from ...datasets.dataset import (
+    FirstEpochs,
+    FrameDataset,
+    Step,
+    Unreadable,
+    collate_counting,
+    prepare_worker,
+)
 from ...datasets.encode import Encoder
 from ...datasets.errors import DataError
 from ...datasets.nuscenes.index import FrameIndex, build_index
 from ...datasets.nuscenes.label_files import LabelFolder, LabelFormat
 from ...datasets.nuscenes.maps import MapRasterizer
 from ...datasets.nuscenes.reader import NuScenesReader
+from ...datasets.objects.build import BankOptions, ensure_bank
 from ...datasets.sampling import ClassBalanced, EpochSampler, InOrder, Order, Shuffled
 from ..evaluation.ground_truth import GroundTruth, ground_truth
 
@@ -105,7 +114,17 @@ class NuScenesData(pl.LightningDataModule):
         return self._encoder
 
     def prepare_data(self) -> None:
-        """Build the index if there is none that fits (Lightning calls this on one process)."""
+        """Build the index and the object bank if there are none that fit.
+
+        Lightning calls this on one process.
+        """
+        self._prepare_index()
+        for step in self.train_steps:
+            if (paste := _paste_of(step)) is not None and paste.folder is None:
+                reader = self._opened(self.train_split, paste.bank.num_sweeps - 1)
+                ensure_bank(reader, paste.bank, self._bank_folder(reader, paste.bank), print)
+
+    def _prepare_index(self) -> None:
         needed = self._encoder.num_sweeps - 1
         try:
             if FrameIndex.open(self.root, self.version, self.index_dir).previous_sweeps >= needed:
@@ -128,11 +147,7 @@ class NuScenesData(pl.LightningDataModule):
             DataError: if the split has no frame here.
         """
         if split not in self._readers:
-            sweeps = self._encoder.num_sweeps - 1
-            reader = NuScenesReader(
-                *(self.root, self.version, split, sweeps, self.frame, self.index_dir),
-                self.label_folder(),
-            )
+            reader = self._opened(split, self._encoder.num_sweeps - 1)
             if not len(reader):
                 raise DataError(
                     f"{self.root} {self.version} has no frame of split {split}; choose another "
@@ -141,6 +156,12 @@ class NuScenesData(pl.LightningDataModule):
             self._readers[split] = reader
         return self._readers[split]
 
+    def _opened(self, split: str, previous_sweeps: int) -> NuScenesReader:
+        return NuScenesReader(
+            *(self.root, self.version, split, previous_sweeps, self.frame, self.index_dir),
+            self.label_folder(),
+        )
+
     def label_folder(self) -> LabelFolder | None:
         """The occupancy labels; None where they are not wanted or there are none."""
         given = Path(self.root) / "gts" if self.occupancy is None else Path(self.occupancy)
@@ -148,6 +169,18 @@ class NuScenesData(pl.LightningDataModule):
         if not wanted or (self.occupancy is None and not given.is_dir()):
             return None
         return LabelFolder(given, self.occupancy_format, Path(self.root) / self.version)
+
+    def _bank_folder(self, reader: NuScenesReader, bank: BankOptions) -> Path:
+        name = f"objects-{self.train_split}-{bank.num_sweeps}-{bank.min_points}"
+        return reader.index.path.parent / name
+
+    def _with_bank(self, step: Step, reader: NuScenesReader) -> Step:
+        """The step, told where its object bank is if it has none of its own."""
+        if isinstance(step, FirstEpochs):
+            return replace(step, step=self._with_bank(step.step, reader))
+        if isinstance(step, ObjectPaste) and step.folder is None:
+            return replace(step, folder=self._bank_folder(reader, step.bank))
+        return step
 
     def ground_truth(self) -> GroundTruth | None:
         """The validation split's annotations; None where it has none."""
@@ -161,7 +194,8 @@ class NuScenesData(pl.LightningDataModule):
         """Shuffled or class-balanced, augmented."""
         reader = self.reader(self.train_split)
         sampler = _GoingOn(self._sampler(self._order(reader), self._samples_per_step), self)
-        return self._loader(reader, self.train_steps, sampler, self.batch_size)
+        steps = [self._with_bank(step, reader) for step in self.train_steps]
+        return self._loader(reader, steps, sampler, self.batch_size)
 
     def val_dataloader(self) -> DataLoader | list:
         """Every frame once, in order."""
@@ -256,6 +290,11 @@ class NuScenesData(pl.LightningDataModule):
                 "(data.batch_size x processes); resume with the same"
             )
         self.position = (state_dict["epoch"], state_dict["batches"])
+
+
+def _paste_of(step: Step) -> ObjectPaste | None:
+    step = step.step if isinstance(step, FirstEpochs) else step
+    return step if isinstance(step, ObjectPaste) else None
 
 
 class _GoingOn(Sampler[tuple[int, int]]):
