@@ -158,7 +158,8 @@ def box_columns(truth: Annotations, lag: float) -> NDArray[np.float64]:
 def to_box_axes(points: NDArray, center: NDArray, yaw: float) -> NDArray[np.float64]:
     """(P, 3) points along length, width and height of a box, from its middle."""
     cos, sin = np.cos(yaw), np.sin(yaw)
-    return (points - center) @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    return np.asarray((points - center) @ turn, np.float64)
 
 
 def _row(frame: Frame, truth: Annotations, m: int, points: Sequence[NDArray]) -> dict[str, Any]:

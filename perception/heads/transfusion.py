@@ -116,8 +116,9 @@ class TransFusionHead(nn.Module):
             {name: _branch(channels, branch_channels, width) for name, width in widths.items()}
         )
         if prior is not None:  # or background drowns the rest (Lin et al. 2017)
-            for layer in (last, self.prediction["logits"][-1]):
-                nn.init.constant_(layer.bias, math.log(prior / (1 - prior)))
+            start = math.log(prior / (1 - prior))
+            for layer in (last, [*self.prediction["logits"].children()][-1]):
+                nn.init.constant_(layer.get_parameter("bias"), start)
         single = torch.tensor([name in single_cell_classes for name in self.classes])
         self.register_buffer("single_cell", single, persistent=False)
         self.register_buffer("cell_centers", _cell_centers(grid), persistent=False)
