@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.numba_rays import mark_crossed
 from ...kernels.voxel_grid import OCC3D_GRID
 from ..geometry import apply, inverse
 from ..nuscenes.classes import FREE, occupancy_class
@@ -89,8 +89,8 @@ class OccupancyMaker:
     def _observed(rays: list[tuple[NDArray, NDArray]], ego_from_global: NDArray) -> NDArray:
         seen = np.zeros(SHAPE, np.uint8)
         for origin, ends in rays:
-            start = (apply(ego_from_global, origin) - LOW) / VOXEL
-            _walk(seen, start, (apply(ego_from_global, ends) - LOW) / VOXEL)
+            start, stop = (OCC3D_GRID.to_voxels(apply(ego_from_global, p)) for p in (origin, ends))
+            mark_crossed(seen, start, stop)
         return seen
 
 
@@ -99,40 +99,3 @@ def _mark(semantics: NDArray, points: NDArray, label: NDArray) -> None:
     inside = ((cell >= 0) & (cell < SHAPE)).all(1)
     x, y, z = cell[inside].T
     semantics[x, y, z] = label[inside]
-
-
-@numba.njit(cache=True)
-def _walk(seen, start, ends):
-    """Mark the voxels that rays cross, the one of their end included (Amanatides and Woo 1987)."""
-    nx, ny, nz = seen.shape
-    for r in range(len(ends)):
-        d = ends[r] - start
-        length = np.sqrt((d**2).sum())
-        if length < 1e-9:
-            continue
-        # A little beyond the end: the surface that was hit lies on a voxel's border as a rule.
-        limit = 1.0 + 0.05 / length
-        cell = np.floor(start).astype(np.int64)
-        step = np.sign(d).astype(np.int64)
-        next_t, delta = np.empty(3), np.empty(3)
-        for k in range(3):
-            if d[k] == 0:
-                next_t[k] = delta[k] = np.inf
-            else:
-                border = cell[k] + (1 if step[k] > 0 else 0)
-                next_t[k] = (border - start[k]) / d[k]
-                delta[k] = abs(1 / d[k])
-        t = 0.0
-        while t <= limit:
-            if 0 <= cell[0] < nx and 0 <= cell[1] < ny and 0 <= cell[2] < nz:
-                seen[cell[0], cell[1], cell[2]] = 1
-            elif (
-                (cell[0] < 0 and step[0] <= 0) or (cell[0] >= nx and step[0] >= 0)
-                or (cell[1] < 0 and step[1] <= 0) or (cell[1] >= ny and step[1] >= 0)
-                or (cell[2] < 0 and step[2] <= 0) or (cell[2] >= nz and step[2] >= 0)
-            ):  # fmt: skip
-                break
-            k = np.argmin(next_t)
-            t = next_t[k]
-            next_t[k] += delta[k]
-            cell[k] += step[k]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,23 @@ from rich.console import Console
 
 from ...datasets.boxes import Boxes3D, Detections
 from ...datasets.errors import DataError
+from ...datasets.occupancy import OccupancyLabels
 from .detection import DetectionMetrics, evaluate_detections
 from .ground_truth import AnnotationReader, ground_truth
 from .map import MapIoU, MapMetrics
+from .occupancy import OccupancyEvaluation, OccupancyMetrics
+from .occupancy_truth import FrameReader, OccupancyTruth
 from .submission import read_submission, submission_meta, write_submission
-from .tables import detection_rows, detection_tables, map_rows, map_table, range_rows_of, write_csv
+from .tables import (
+    detection_rows,
+    detection_tables,
+    map_rows,
+    map_table,
+    occupancy_rows,
+    occupancy_tables,
+    range_rows_of,
+    write_csv,
+)
 
 SUBMISSION = "submission.json"
 METRICS = "metrics.json"
@@ -34,7 +46,8 @@ class Model(Protocol):
     def __call__(self, batch: Any, *, use_camera: bool, use_lidar: bool) -> dict: ...
 
     def decode(self, outputs: dict, batch: Any) -> dict:
-        """``{"detection": list[Detections], "map": (B, K, X, Y) tensor}``; either may lack."""
+        """``{"detection": list[Detections], "map": (B, K, X, Y) tensor, "occupancy":
+        OccupancyVolume}``; each may lack."""
         ...
 
     def train(self, mode: bool = True) -> Any: ...
@@ -46,6 +59,7 @@ class EvaluationMetrics:
 
     detection: DetectionMetrics | None
     map: MapMetrics | None
+    occupancy: OccupancyMetrics | None
     num_frames: int  # in the split
     skipped: tuple[str, ...]  # tokens of the frames that could not be read
     seconds: float
@@ -60,13 +74,15 @@ class EvaluationMetrics:
         return found
 
     def to_json(self) -> dict:
-        """``detection.mAP``, ``detection.NDS`` and ``map.mIoU`` first, then the details."""
+        """``detection.mAP``, ``detection.NDS``, ``map.mIoU``, ``occupancy.mIoU``, ... first."""
         content: dict[str, Any] = {}
         if self.detection:
             headline = {"mAP": self.detection.mean_ap, "NDS": self.detection.nd_score}
             content["detection"] = headline | self.detection.to_json()
         if self.map:
             content["map"] = self.map.to_json()
+        if self.occupancy:
+            content["occupancy"] = self.occupancy.to_json()
         frames = {"total": self.num_frames, "skipped": list(self.skipped)}
         return content | {"frames": frames, "seconds": {"evaluate": self.seconds}}
 
@@ -78,6 +94,8 @@ class EvaluationMetrics:
             console.print(table)
         if self.map:
             console.print(map_table(self.map))
+        for table in occupancy_tables(self.occupancy) if self.occupancy else ():
+            console.print(table)
         if self.skipped:
             console.print(
                 f"{len(self.skipped)} of {self.num_frames} frames could not be read and count as "
@@ -93,6 +111,7 @@ class Predictions:
     global_from_bev: dict[str, NDArray] = field(default_factory=dict)
     has_detection: bool = False
     map: MapIoU | None = None
+    occupancy: OccupancyEvaluation | None = None
 
 
 def evaluate_model(
@@ -123,7 +142,8 @@ def evaluate_model(
     """
     start, run_folder = time.monotonic(), Path(run_folder)
     tokens = tuple(reader.tokens)
-    found = predict(model, loader, tokens, use_camera, use_lidar, progress)
+    truth = OccupancyTruth(cast(FrameReader, reader))
+    found = predict(model, loader, tokens, use_camera, use_lidar, progress, truth)
     skipped = tuple(token for token in tokens if token not in found.global_from_bev)
     if len(skipped) == len(tokens):
         raise DataError("no frame could be evaluated: the loader gave none of the reader's frames")
@@ -134,8 +154,9 @@ def evaluate_model(
         _write_detections(submission, tokens, found, submission_meta(use_camera, use_lidar))
         detection = _measure_detections(submission, tokens, reader)
     measured_map = found.map.compute() if found.map and found.map.num_samples else None
+    voxels = found.occupancy.compute() if found.occupancy else None
     seconds = time.monotonic() - start
-    metrics = EvaluationMetrics(detection, measured_map, len(tokens), skipped, seconds)
+    metrics = EvaluationMetrics(detection, measured_map, voxels, len(tokens), skipped, seconds)
     write_metrics(run_folder, metrics)
     return metrics
 
@@ -147,8 +168,12 @@ def predict(
     use_camera: bool = True,
     use_lidar: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    occupancy: OccupancyTruth | None = None,
 ) -> Predictions:
-    """Run the model over a loader (see ``evaluate_model``); a frame that comes again is ignored."""
+    """Run the model over a loader (see ``evaluate_model``); a frame that comes again is ignored.
+
+    Occupancy is measured at once, since it is large; without ``occupancy`` it is left out.
+    """
     import torch
 
     found, known, was_training = Predictions(), set(tokens), model.training
@@ -165,7 +190,7 @@ def predict(
                     raise DataError(f"frame {min(unknown)} is not among the reader's frames")
                 moved = batch.to(device)
                 outputs = model(moved, use_camera=use_camera, use_lidar=use_lidar)
-                _keep(found, model.decode(outputs, moved), batch)
+                _keep(found, model.decode(outputs, moved), batch, occupancy)
                 if progress:
                     progress(len(found.global_from_bev), len(tokens))
     finally:
@@ -181,13 +206,15 @@ def write_metrics(run_folder: Path | str, metrics: EvaluationMetrics) -> None:
         write_csv(run_folder / "detection_by_range.csv", *range_rows_of(metrics.detection))
     if metrics.map:
         write_csv(run_folder / "map.csv", *map_rows(metrics.map))
+    if metrics.occupancy:
+        write_csv(run_folder / "occupancy.csv", *occupancy_rows(metrics.occupancy))
     partial = run_folder / (METRICS + ".partial")
     text = json.dumps(metrics.to_json(), indent=2, allow_nan=False)
     partial.write_text(text + "\n", encoding="utf-8")
     os.replace(partial, run_folder / METRICS)
 
 
-def _keep(found: Predictions, decoded: dict, batch: Any) -> None:
+def _keep(found: Predictions, decoded: dict, batch: Any, occupancy: OccupancyTruth | None) -> None:
     """Store a batch's results; frames that a sampler repeated are counted once."""
     fresh = []
     for i, token in enumerate(batch.tokens):
@@ -203,6 +230,15 @@ def _keep(found: Predictions, decoded: dict, batch: Any) -> None:
         valid = batch.map_valid.cpu().numpy() & np.array(fresh, bool)
         masks = batch.map_masks.cpu().numpy()
         found.map.update(probabilities.float().cpu().numpy(), masks, valid)
+    if "occupancy" in decoded and occupancy is not None:
+        volume = decoded["occupancy"]
+        for token, semantics, first in zip(batch.tokens, volume.semantics.cpu().numpy(), fresh):
+            if first and (labels := occupancy.labels(token)) is not None:
+                found.occupancy = found.occupancy or OccupancyEvaluation()
+                seen = np.ones_like(semantics)
+                bev_from_ego = occupancy.frame(token).bev_from_ego
+                predicted = OccupancyLabels(semantics, seen, seen, volume.grid, bev_from_ego)
+                found.occupancy.update(predicted, labels, occupancy.ray_origins(token))
 
 
 def _write_detections(

@@ -13,6 +13,7 @@ from rich.table import Table
 from .detection import DetectionMetrics
 from .detection_errors import ERRORS
 from .map import MapMetrics
+from .occupancy import MASK_TEXTS, OccupancyMetrics
 
 ERROR_HEADINGS = {
     "trans_err": "ATE m",
@@ -87,6 +88,37 @@ def map_rows(metrics: MapMetrics) -> tuple[list[str], list[Row]]:
     ]
     means = [_mean(row[t] for row in metrics.ious.values()) for t in thresholds]
     return head, [*rows, ["mean", metrics.mean_iou, math.nan, *means]]
+
+
+def occupancy_tables(metrics: OccupancyMetrics) -> list[Table]:
+    """IoU by class under each mask, RayIoU by class; the mask stands beside every number."""
+    head, rows = occupancy_rows(metrics)
+    split = 1 + len(metrics.ious)
+    title = (
+        f"Occupancy: mIoU {metrics.mean_iou():.4f} ({MASK_TEXTS['camera']}), "
+        f"RayIoU {metrics.ray_iou:.4f} (all rays, no mask)"
+    )
+    return [
+        _table(title, head[:split], [row[:split] for row in rows]),
+        _table(
+            f"Occupancy: RayIoU {metrics.ray_iou:.4f} (all rays, no mask)",
+            [head[0], *head[split:]],
+            [[row[0], *row[split:]] for row in rows],
+        ),
+    ]
+
+
+def occupancy_rows(metrics: OccupancyMetrics) -> tuple[list[str], list[Row]]:
+    """Heading, a row per class, IoU of occupied against free, and the means."""
+    head = ["class", *(f"IoU, {MASK_TEXTS[mask]}" for mask in metrics.ious)]
+    head += [f"RayIoU {t:g} m" for t in metrics.ray_ious]
+    by_column = [*metrics.ious.values(), *metrics.ray_ious.values()]
+    rows: list[Row] = [[name, *(c[name] for c in by_column)] for name in by_column[0]]
+    nothing = [math.nan] * len(metrics.ray_ious)
+    rows.append(["occupied", *metrics.occupied_ious.values(), *nothing])
+    rays = [metrics.mean_ray_iou(t) for t in metrics.ray_ious]
+    rows.append(["mean over classes", *(metrics.mean_iou(m) for m in metrics.ious), *rays])
+    return head, rows
 
 
 def write_csv(path: Path | str, head: Sequence[str], rows: Iterable[Row]) -> None:

@@ -34,6 +34,7 @@ class OccupancyVolume:
 
     semantics: Tensor  # (B, X, Y, Z) uint8 index into OCCUPANCY_CLASSES, FREE where nothing is
     probability: Tensor  # (B, X, Y, Z) float32 of what `semantics` says
+    grid: VoxelGrid  # in the BEV frame
 
 
 class OccupancyHead(nn.Module):
@@ -198,6 +199,7 @@ class OccupancyHead(nn.Module):
         return OccupancyVolume(
             torch.where(there, label, FREE).to(torch.uint8),
             torch.where(there, occupied * best, 1 - occupied),
+            self.occupancy_grid,
         )
 
 

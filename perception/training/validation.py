@@ -17,8 +17,9 @@ from ..evaluation.boxes import GlobalBoxes, upright_in_global
 from ..evaluation.detection import evaluate_detections
 from ..evaluation.ground_truth import GroundTruth
 from ..evaluation.map import MapIoU
+from ..evaluation.occupancy import OccupancyIoU, mean_of_known
 
-MAIN_METRICS = ("detection/NDS", "map/mIoU")  # their mean ranks checkpoints
+MAIN_METRICS = ("detection/NDS", "map/mIoU", "occupancy/mIoU")  # their mean ranks checkpoints
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Validation:
     def __init__(self) -> None:
         self.boxes: dict[str, GlobalBoxes] = {}  # predicted, by sample token
         self.map: MapIoU | None = None
+        self.occupancy: OccupancyIoU | None = None
 
     def add(self, decoded: Mapping[str, Any], batch: Batch) -> None:
         """Add what ``model.decode`` gave for a batch."""
@@ -51,6 +53,12 @@ class Validation:
             self.map = self.map or MapIoU(probabilities.shape[1])
             masks, valid = batch.map_masks.cpu().numpy(), batch.map_valid.cpu().numpy()
             self.map.update(probabilities, masks, valid)
+        if "occupancy" in decoded and (labels := batch.occupancy) is not None:
+            self.occupancy = self.occupancy or OccupancyIoU()
+            columns = (decoded["occupancy"].semantics, labels.semantics, labels.mask_lidar,
+                       labels.mask_camera)  # fmt: skip
+            for i in labels.valid.nonzero()[:, 0].tolist():
+                self.occupancy.update(*(column[i].cpu().numpy() for column in columns))
 
     def gathered(self) -> Validation:
         """The same over all processes; every process must call it."""
@@ -65,10 +73,16 @@ class Validation:
                 whole.map = whole.map or MapIoU(len(part.map.names), part.map.names)
                 whole.map.counts += part.map.counts
                 whole.map.num_samples += part.map.num_samples
+            if part.occupancy is not None:
+                whole.occupancy = whole.occupancy or OccupancyIoU()
+                whole.occupancy.counts += part.occupancy.counts
+                whole.occupancy.num_samples += part.occupancy.num_samples
         return whole
 
     def metrics(self, truth: GroundTruth | None) -> dict[str, float]:
-        """``detection/mAP``, ``detection/NDS`` and ``map/mIoU``, as far as there are labels.
+        """mAP, NDS and mIoU as ``task/metric``, as far as there are labels.
+
+        Occupancy's is that of the voxels seen by a camera.
 
         Args:
             truth: the annotations of at least the samples that were added; None if there are none.
@@ -80,6 +94,8 @@ class Validation:
             values["detection/NDS"] = detection.nd_score
         if self.map is not None and self.map.num_samples:
             values["map/mIoU"] = self.map.compute().mean_iou
+        if self.occupancy is not None and self.occupancy.num_samples:
+            values["occupancy/mIoU"] = mean_of_known(self.occupancy.ious()["camera"].values())
         return values
 
 
