@@ -18,7 +18,7 @@ from ..decoding.centers import REGRESSION, CenterDecoder
 from ..layers import ConvBlock, output_conv
 from ..losses import gaussian_focal_loss, masked_l1, mean_over_processes
 from .center_decode import decode_centers
-from .center_targets import CenterTargets, draw_targets
+from .center_targets import CenterTargets, PeakShape, draw_targets
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,8 @@ class CenterHead(nn.Module):
         class_groups: classes that share one regression branch, for instance [[car], [truck,
             bus]]; null puts all into one group.
         channels: width of the branches.
-        min_overlap: a Gaussian's radius lets a box moved by it overlap itself this much.
-        min_radius: smallest radius, cells.
-        regression_radius: also regress from the cells up to this far from the centre's, weighted
-            like the heat-map, so that a peak one cell off still gives the right box.
+        peaks: how boxes are drawn on the heat-map, and from which cells they are regressed;
+            null for the defaults.
         regression_weight: weight of the regression losses against the heat-map's.
         velocity_weight: weight of the velocity within the regression.
         attribute_weight: weight of the attribute within the regression.
@@ -70,9 +68,7 @@ class CenterHead(nn.Module):
         classes: Sequence[str] = DETECTION_CLASSES,
         class_groups: Sequence[Sequence[str]] | None = None,
         channels: int = 64,
-        min_overlap: float = 0.1,
-        min_radius: int = 2,
-        regression_radius: int = 1,
+        peaks: PeakShape | None = None,
         regression_weight: float = 0.25,
         velocity_weight: float = 0.2,
         attribute_weight: float = 0.4,
@@ -88,8 +84,7 @@ class CenterHead(nn.Module):
                 f"class_groups {groups} must name each of the classes {list(classes)} once"
             )
         self.grid, self.classes = grid, tuple(classes)
-        self.min_overlap, self.min_radius = min_overlap, min_radius
-        self.regression_radius, self.regression_weight = regression_radius, regression_weight
+        self.peaks, self.regression_weight = peaks or PeakShape(), regression_weight
         self.relative_weight = {"velocity": velocity_weight, "attribute": attribute_weight}
         self.score_threshold, self.max_boxes = score_threshold, max_boxes
         self.nms_scale = nms_scale
@@ -122,10 +117,7 @@ class CenterHead(nn.Module):
         All are divided by the number of boxes, on average over processes. Samples without
         annotations (``box_valid``) count nothing; unknown velocities and attributes neither.
         """
-        targets = draw_targets(
-            batch, self.grid, len(self.classes), self.min_overlap, self.min_radius,
-            self.regression_radius,
-        )  # fmt: skip
+        targets = draw_targets(batch, self.grid, len(self.classes), self.peaks)
         count = mean_over_processes(targets.num_boxes)
         focal = gaussian_focal_loss(output.heatmap, targets.heatmap)
         terms = {"heatmap": (focal * batch.box_valid.view(-1, 1, 1, 1)).sum() / count}

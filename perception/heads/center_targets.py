@@ -52,15 +52,48 @@ def _smaller_root(a: float, b: Tensor, c: Tensor) -> Tensor:
     return (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt()) / (2 * a)
 
 
+@dataclass(frozen=True)
+class PeakShape:
+    """How a box is drawn on the heat-map: a Gaussian that is 1 at the cell of its centre.
+
+    Args:
+        min_overlap: a circle's radius lets a box moved by it overlap itself this much.
+        min_radius: smallest radius, cells.
+        elongation: 0 draws CenterPoint's circles, whose radius follows the shorter side. A share
+            of length and width draws ellipses along the box with that standard deviation, and not
+            less than the smallest circle's: where a truck's middle is, a network knows to metres
+            along the truck and to decimetres across it.
+        regression_value: the box is also regressed from cells where its Gaussian is this high, so
+            that a peak beside the centre still gives the right box; 1 is the centre's cell alone.
+    """
+
+    min_overlap: float = 0.1
+    min_radius: int = 2
+    elongation: float = 0.0
+    regression_value: float = 0.2
+
+    def deviations(self, length: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Standard deviations along and across boxes, and how far they are drawn; all in cells."""
+        if not self.elongation:
+            radius = gaussian_radius(length, width, self.min_overlap)
+            radius = radius.floor().clamp(min=self.min_radius)
+            return _deviation(radius), _deviation(radius), radius
+        least = (2 * self.min_radius + 1) / 6
+        along = (self.elongation * length).clamp(min=least)
+        across = (self.elongation * width).clamp(min=least)
+        return along, across, (REACH * torch.maximum(along, across)).ceil()
+
+
+# Standard deviations to which an ellipse is drawn: 0.044 is left there.
+REACH = 2.5
+
+
+def _deviation(radius: Tensor) -> Tensor:
+    return (2 * radius + 1) / 6
+
+
 @torch.no_grad()
-def draw_targets(
-    batch: Batch,
-    grid: BEVGrid,
-    num_classes: int,
-    min_overlap: float,
-    min_radius: int,
-    regression_radius: int,
-) -> CenterTargets:
+def draw_targets(batch: Batch, grid: BEVGrid, num_classes: int, shape: PeakShape) -> CenterTargets:
     """Draw the targets of all samples at once, on the batch's device.
 
     Boxes off the grid and those of samples that are not ``box_valid`` are left out. Where
@@ -72,22 +105,22 @@ def draw_targets(
     nx, ny = grid.shape
     i, j = flat[box] // ny, flat[box] % ny
     cells = boxes.size[box] / grid.cell_size
-    radius = gaussian_radius(cells[:, 0], cells[:, 1], min_overlap).floor().clamp(min=min_radius)
-    widest = max(int(radius.max()) if len(box) else 0, regression_radius)
+    along, across, radius = shape.deviations(cells[:, 0], cells[:, 1])
+    widest = int(radius.max()) if len(box) else 0
     reach = torch.arange(-widest, widest + 1, device=flat.device)
     di, dj = torch.meshgrid(reach, reach, indexing="ij")
     di, dj = di.flatten(), dj.flatten()  # (S,) the cells of the largest patch
-    sigma = ((2 * radius + 1) / 6)[:, None]
-    value = (-(di**2 + dj**2) / (2 * sigma**2)).exp()  # (M, S)
+    cos, sin = boxes.yaw[box, None].cos(), boxes.yaw[box, None].sin()
+    u, v = di * cos + dj * sin, dj * cos - di * sin  # (M, S) in the box's own axes
+    value = (-((u / along[:, None]) ** 2 + (v / across[:, None]) ** 2) / 2).exp()
     to_i, to_j = i[:, None] + di, j[:, None] + dj
     on_grid = (to_i >= 0) & (to_i < nx) & (to_j >= 0) & (to_j < ny)
-    far = torch.maximum(di.abs(), dj.abs())
-    drawn = on_grid & (far <= radius[:, None])
+    drawn = on_grid & (torch.maximum(di.abs(), dj.abs()) <= radius[:, None])
     channel = boxes.sample[box] * num_classes + boxes.label[box]
     index = (channel[:, None] * nx + to_i) * ny + to_j
     heatmap = value.new_zeros(batch.size * num_classes * nx * ny)
     heatmap.scatter_reduce_(0, index[drawn], value[drawn], "amax")
-    row, patch = (on_grid & (far <= regression_radius)).nonzero(as_tuple=True)
+    row, patch = (drawn & (value >= shape.regression_value)).nonzero(as_tuple=True)
     cell_i, cell_j = to_i[row, patch], to_j[row, patch]
     x, y = grid.to_cells(boxes.center[box[row], 0], boxes.center[box[row], 1])
     return CenterTargets(

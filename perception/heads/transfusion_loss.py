@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +12,7 @@ from ...datasets.batch import Batch
 from ...kernels.grid import BEVGrid
 from ..losses import gaussian_focal_loss, masked_l1, mean_over_processes, sigmoid_focal_loss
 from .assignment import assign, matching_cost
-from .center_targets import draw_targets
+from .center_targets import PeakShape, draw_targets
 from .query_boxes import wanted_of_boxes
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ class TransFusionLoss:
         class_cost: of the class in the assignment.
         distance_cost: of the distance in the assignment.
         iou_cost: of the overlap in the assignment.
-        min_overlap: a Gaussian's radius lets a box moved by it overlap itself this much.
-        min_radius: smallest radius, cells.
+        peaks: how boxes are drawn on the heat-map.
     """
 
     class_weight: float = 1.0
@@ -42,8 +41,7 @@ class TransFusionLoss:
     class_cost: float = 0.15
     distance_cost: float = 0.25
     iou_cost: float = 0.25
-    min_overlap: float = 0.1
-    min_radius: int = 2
+    peaks: PeakShape = field(default_factory=PeakShape)
 
     def __call__(
         self, output: TransFusionOutput, boxes: Tensor, batch: Batch, grid: BEVGrid, top: bool
@@ -77,9 +75,7 @@ class TransFusionLoss:
 
     def _heatmap_loss(self, output: TransFusionOutput, batch: Batch, grid: BEVGrid) -> Tensor:
         num_classes = output.heatmap.shape[1]
-        heatmap = draw_targets(
-            batch, grid, num_classes, self.min_overlap, self.min_radius, 0
-        ).heatmap
+        heatmap = draw_targets(batch, grid, num_classes, self.peaks).heatmap
         focal = gaussian_focal_loss(output.heatmap, heatmap)
         total = (focal * batch.box_valid.view(-1, 1, 1, 1)).sum()
         return total / mean_over_processes((heatmap == 1).sum())

@@ -13,7 +13,7 @@ from model_parts import GRID, MAP_GRID, make_batch, make_boxes
 from bevstack.datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES
 from bevstack.kernels.grid import BEVGrid
 from bevstack.perception.heads import CenterHead, CenterOutput, MapHead, MapOutput
-from bevstack.perception.heads.center_targets import draw_targets, gaussian_radius
+from bevstack.perception.heads.center_targets import PeakShape, draw_targets, gaussian_radius
 
 
 @settings(max_examples=200, deadline=None)
@@ -67,15 +67,54 @@ def crowded_batch():
 
 def test_heatmap_is_what_a_loop_over_boxes_draws():
     batch = crowded_batch()
-    targets = draw_targets(batch, GRID, 10, 0.1, 2, 1)
+    targets = draw_targets(batch, GRID, 10, PeakShape())
     expected = looped_heatmap(batch.boxes, GRID, 0.1, 2, 2)
     torch.testing.assert_close(targets.heatmap, expected, rtol=1e-5, atol=1e-6)
     assert 0 < targets.num_boxes < 40
 
 
-def test_regressed_cells_lead_back_to_their_box():
+def looped_ellipses(boxes, grid, share, batch_size):
+    """The Gaussian of every box in its own axes, written out cell by cell."""
+    heatmap = np.zeros((batch_size, 10, *grid.shape))
+    for m in range(len(boxes.label)):
+        i, j = (int(np.floor(v)) for v in grid.to_cells(*boxes.center[m, :2].double().tolist()))
+        if not (0 <= i < grid.shape[0] and 0 <= j < grid.shape[1]):
+            continue
+        length, width = (boxes.size[m, :2] / grid.cell_size).double().tolist()
+        deviation = np.maximum(share * np.array([length, width]), 5 / 6)
+        yaw = float(boxes.yaw[m])
+        for x in range(grid.shape[0]):
+            for y in range(grid.shape[1]):
+                turned = np.array([[np.cos(yaw), np.sin(yaw)], [-np.sin(yaw), np.cos(yaw)]])
+                value = np.exp(-0.5 * ((turned @ [x - i, y - j] / deviation) ** 2).sum())
+                at = (int(boxes.sample[m]), int(boxes.label[m]), x, y)
+                heatmap[at] = max(heatmap[at], value)
+    return torch.tensor(heatmap, dtype=torch.float32)
+
+
+def test_long_boxes_are_drawn_as_ellipses_along_them():
     batch = crowded_batch()
-    targets = draw_targets(batch, GRID, 10, 0.1, 2, 1)
+    yaw = torch.linspace(-3, 3, len(batch.boxes.label))
+    batch = replace(batch, boxes=replace(batch.boxes, yaw=yaw))
+    targets = draw_targets(batch, GRID, 10, PeakShape(elongation=0.15, regression_value=0.3))
+    expected = looped_ellipses(batch.boxes, GRID, 0.15, 2)
+    # Only what is below the last drawn contour may differ.
+    torch.testing.assert_close(targets.heatmap, expected, rtol=1e-4, atol=0.045)
+    drawn = targets.heatmap > 0.045
+    torch.testing.assert_close(targets.heatmap[drawn], expected[drawn], rtol=1e-4, atol=1e-6)
+    assert (targets.weight >= 0.3).all()
+    # A box is regressed from more cells the longer it is.
+    count = torch.bincount(targets.box, minlength=len(yaw))[targets.box.unique()]
+    size = batch.boxes.size[targets.box.unique(), :2].prod(1)
+    assert torch.corrcoef(torch.stack([count.float(), size]))[0, 1] > 0.6
+
+
+@pytest.mark.parametrize(
+    "shape", [PeakShape(), PeakShape(elongation=0.15)], ids=["circle", "ellipse"]
+)
+def test_regressed_cells_lead_back_to_their_box(shape):
+    batch = crowded_batch()
+    targets = draw_targets(batch, GRID, 10, shape)
     ny = GRID.shape[1]
     cells = torch.stack([targets.cell // ny, targets.cell % ny], 1)
     x, y = GRID.to_metres(*(cells + targets.offset).T)
@@ -181,7 +220,7 @@ def test_two_boxes_in_one_cell_are_legal():
 
 
 def test_ideal_output_has_no_regression_loss():
-    head = CenterHead(4, GRID, regression_radius=0, channels=8)
+    head = CenterHead(4, GRID, peaks=PeakShape(regression_value=1.0), channels=8)
     boxes = make_boxes([[3.3, 2.1, 0.7], [-5, 4, 1]], [0, 8], yaw=torch.tensor([3.0, -2.0]))
     losses = head.loss(ideal_output(boxes), make_batch(size=1, boxes=boxes))
     for name in ("offset", "height", "size", "heading", "velocity"):
