@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.batch import Batch
+from ..datasets.nuscenes.classes import DETECTION_CLASSES
 from ..kernels.grid import BEVGrid
 from .encoders import CameraEncoder, PillarEncoder, VoxelEncoder
-from .fusion import ConvFuser, SingleSensor
+from .fusion import ClassEvidence, ConvFuser, SingleSensor
 from .heads import CenterHead, MapHead, OccupancyHead, TransFusionHead
 from .necks import SECOND
 
@@ -35,6 +36,9 @@ class FusionModel(nn.Module):
         heads: by task ("detection", "map", "occupancy"), made from the backbone's channels and
             the grid.
         task_weights: weight of a task in the total loss; 1 for those not named.
+        class_evidence: add what the camera branch paints of classes to the heat-maps of a
+            ``CenterHead``; needs ``camera.semantics`` that paint, without effect on a model
+            without cameras.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class FusionModel(nn.Module):
         camera: Callable[[BEVGrid], CameraEncoder] | None = None,
         lidar: Callable[[BEVGrid], PillarEncoder | VoxelEncoder] | None = None,
         task_weights: dict[str, float] | None = None,
+        class_evidence: bool = False,
     ):
         super().__init__()
         if camera is None and lidar is None:
@@ -65,6 +70,7 @@ class FusionModel(nn.Module):
                 raise ValueError(
                     f"model.heads.{task} is a {type(head).__name__}; name it {head.task!r}"
                 )
+        self.class_evidence = self._class_evidence() if class_evidence and self.camera else None
         self.task_weights = dict(task_weights or {})
         if unknown := set(self.task_weights) - set(self.heads) - {"camera"}:
             raise ValueError(
@@ -100,12 +106,37 @@ class FusionModel(nn.Module):
         seen = withhold(batch, use_camera, use_lidar)
         camera, perspective = self.camera(seen) if self.camera is not None else (None, None)
         lidar = self.lidar(seen) if self.lidar is not None else None
-        bev = self.backbone(self.fuser(camera, lidar))
-        maps = dict.fromkeys(self.heads, bev) if split is None else split(bev)
-        outputs: dict[str, Any] = {task: head(maps[task]) for task, head in self.heads.items()}
+        outputs = self.fuse(camera, lidar, split)
         if perspective is not None:
             outputs["camera"] = perspective
         return outputs
+
+    def fuse(
+        self,
+        camera: Tensor | None,
+        lidar: Tensor | None,
+        split: Callable[[Tensor], dict[str, Tensor]] | None = None,
+    ) -> dict[str, Any]:
+        """From the sensors' maps (B, C, X, Y), None without that branch, to the heads' outputs."""
+        bev = self.backbone(self.fuser(camera, lidar))
+        maps = dict.fromkeys(self.heads, bev) if split is None else split(bev)
+        outputs: dict[str, Any] = {task: head(maps[task]) for task, head in self.heads.items()}
+        if self.class_evidence is not None and self.camera is not None and camera is not None:
+            prior = self.class_evidence(self.camera.painted_classes(camera))
+            detection = outputs["detection"]
+            outputs["detection"] = replace(detection, heatmap=detection.heatmap + prior)
+        return outputs
+
+    def _class_evidence(self) -> ClassEvidence:
+        head = dict(self.heads.items()).get("detection")
+        if not (self.camera is not None and self.camera.paints and isinstance(head, CenterHead)):
+            raise ValueError(
+                "class_evidence needs a CenterHead and camera.semantics with paint: true; "
+                "configure them or set class_evidence: false"
+            )
+        if head.classes != DETECTION_CLASSES:
+            raise ValueError("class_evidence needs the ten detection classes in their usual order")
+        return ClassEvidence(len(head.classes))
 
     def loss(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
         """Loss terms by "task/term", not yet weighted by task."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...datasets.batch import Batch
+from ...datasets.nuscenes.classes import DETECTION_CLASSES
 from ...kernels.grid import BEVGrid
 from ..layers import absent_map, full_precision, zero_where_absent
 from .depth_lss import LSS, DepthLSS
@@ -106,6 +107,12 @@ class CameraEncoder(nn.Module):
             **paint,
         )
         return zero_where_absent(bev, batch.image_sample), CameraOutput(depth, semantics)
+
+    def painted_classes(self, bev: Tensor) -> Tensor:
+        """The probabilities (B, 10, X, Y) of the detection classes in a map that was painted."""
+        assert self.semantics is not None
+        first = self.out_channels - self.semantics.num_classes  # painted last, classes first
+        return bev[:, first : first + len(DETECTION_CLASSES)]
 
     def loss(self, output: CameraOutput, batch: Batch) -> dict[str, Tensor]:
         """The weighted losses of depth and semantics, of those that are turned on.

@@ -37,6 +37,8 @@ class ImageSemantics(nn.Module):
         paint: also lift the probabilities into the BEV map, as PointPainting (Vora et al., CVPR
             2020) gives them to points: what a pixel shows then needs no further learning. If
             false, the predictions serve in training only.
+        balanced: let the pixels of a class that fills few of them count more, by the root of how
+            few: a bus has a hundred times a cyclist's.
     """
 
     def __init__(
@@ -45,9 +47,11 @@ class ImageSemantics(nn.Module):
         map_grid: BEVGrid | None = None,
         weight: float = 1.0,
         paint: bool = False,
+        balanced: bool = False,
     ):
         super().__init__()
         self.map_grid, self.weight, self.paint = map_grid, weight, paint
+        self.balanced = balanced
         self.num_classes = len(DETECTION_CLASSES) + (len(MAP_CLASSES) if map_grid else 0)
         self.classify = output_conv(in_channels, self.num_classes, -math.log(9.0))
 
@@ -80,7 +84,20 @@ class ImageSemantics(nn.Module):
             logits = logits[:, : len(DETECTION_CLASSES)]
         rows = logits.movedim(1, -1)[known]  # (Q, K)
         loss = sigmoid_focal_loss(rows, torch.cat(targets, 1)) * torch.cat(valid, 1)
+        if self.balanced:
+            loss = loss * class_balance(in_box)[:, None]
         return self.weight * loss.sum() / mean_over_processes(known.sum())
+
+
+def class_balance(in_box: Tensor) -> Tensor:
+    """(Q,) weights of pixels with classes (Q, K): roots of a class's mean size over its own.
+
+    1 for pixels of no class, and for all where the classes are of one size.
+    """
+    count = in_box.sum(0)
+    mean = count.sum() / (count > 0).sum().clamp(min=1)
+    weight = (mean / count.clamp(min=1)).sqrt()  # (K,)
+    return torch.where(in_box.any(1), (in_box * weight).sum(1), 1.0)
 
 
 def seen_positions(

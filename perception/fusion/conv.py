@@ -15,25 +15,14 @@ class ConvFuser(nn.Module):
         camera_channels: channels of the camera map; 0 for a model without cameras.
         lidar_channels: channels of the LiDAR map; 0 for a model without LiDAR.
         out_channels: channels of the fused map.
-        normalize: bring all channels to one scale first, by batch normalisation. Lifted camera
-            features are a hundred times fainter than LiDAR's, so that a short training does not
-            come to use them.
     """
 
-    def __init__(
-        self,
-        camera_channels: int,
-        lidar_channels: int,
-        out_channels: int = 64,
-        normalize: bool = False,
-    ):
+    def __init__(self, camera_channels: int, lidar_channels: int, out_channels: int = 64):
         super().__init__()
         if camera_channels + lidar_channels == 0:
             raise ValueError("the fuser has no sensor; configure model.camera or model.lidar")
         self.channels = (camera_channels, lidar_channels)
         self.out_channels = out_channels
-        total = camera_channels + lidar_channels
-        self.norm = nn.BatchNorm2d(total) if normalize else nn.Identity()
         self.conv = ConvBlock(camera_channels + lidar_channels, out_channels)
 
     def forward(self, camera: Tensor | None, lidar: Tensor | None) -> Tensor:
@@ -54,4 +43,4 @@ class ConvFuser(nn.Module):
             for bev, channels in zip((camera, lidar), self.channels)
             if channels
         ]
-        return self.conv(self.norm(torch.cat(maps, 1)))
+        return self.conv(torch.cat(maps, 1))

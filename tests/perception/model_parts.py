@@ -23,7 +23,12 @@ IMAGE_SIZE = (48, 96)  # rows, columns
 
 
 def make_model(
-    camera=True, lidar=True, heads=("detection", "map"), semantics=None, **lift
+    camera=True,
+    lidar=True,
+    heads=("detection", "map"),
+    semantics=None,
+    class_evidence=False,
+    **lift,
 ) -> FusionModel:
     torch.manual_seed(0)
     parts = {
@@ -48,6 +53,7 @@ def make_model(
         heads={task: head_parts[task] for task in heads},
         camera=parts["camera"] if camera else None,
         lidar=parts["lidar"] if lidar else None,
+        class_evidence=class_evidence,
     )
 
 
