@@ -1,5 +1,7 @@
 """Rays through volumes, against a brute-force caster that sorts all crossings of a ray."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +19,7 @@ def stretches(origin, direction, shape, limit=np.inf):
             [(np.arange(n + 1) - o) / d for n, o, d in zip(shape, origin, direction) if d != 0]
         )
     t = np.unique(np.concatenate([[0.0], crossings[(crossings > 0) & np.isfinite(crossings)]]))
-    for a, b in zip(t, t[1:]):
+    for a, b in pairwise(t):
         if a > limit:
             return
         voxel = np.floor(origin + (a + b) / 2 * direction).astype(int)
