@@ -41,7 +41,8 @@ METRICS = "metrics.json"
 class Model(Protocol):
     """The part of ``FusionModel`` that is needed here (any torch module that offers it)."""
 
-    training: bool
+    @property
+    def training(self) -> bool: ...
 
     def __call__(self, batch: Any, *, use_camera: bool, use_lidar: bool) -> dict: ...
 
