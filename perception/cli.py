@@ -14,6 +14,7 @@ VERBS = {
     "index": "index a nuScenes folder",
     "train": "train a model",
     "evaluate": "official metrics of a trained model",
+    "track": "detections to tracks, official metrics",
     "import": "published checkpoints (MIT BEVFusion, mmdetection3d) to run folders",
     "view": "pictures of frames, truth and detections",
     "doctor": "what this machine has, and which path each operation takes",

@@ -87,10 +87,10 @@ class KalmanTracker:
     """
 
     profiles: Mapping[str, Profile] = field(default_factory=lambda: PROFILES)
-    strong_score: float = 0.2
+    strong_score: float = 0.3
     weak_score: float = 0.05
     weak_gate: float = 0.6
-    birth_score: float = 0.15
+    birth_score: float = 0.2
     fading: float = 0.3
     max_unseen: float = 1.5
     class_names: tuple[str, ...] = DETECTION_CLASSES
@@ -160,9 +160,7 @@ class KalmanTracker:
         match, boxes = np.full(len(tracks), -1, np.int64), tracks.boxes
         for part, share in ((strong, 1.0), (weak, self.weak_gate)):
             left = np.flatnonzero(match < 0)
-            chosen = associate(
-                boxes[left], found.boxes[part], by_giou[left], gate[left] * share
-            )
+            chosen = associate(boxes[left], found.boxes[part], by_giou[left], gate[left] * share)
             match[left] = np.append(part, -1)[chosen]
         return match
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from ...datasets.boxes import Boxes3D, Detections
 from ..evaluation.boxes import GlobalBoxes
+from ..evaluation.ground_truth import AnnotationReader
 from ..evaluation.tracks import Timeline, TrackedBoxes
 from .detections import Tracker
 
@@ -57,9 +57,11 @@ def _in_global(found: Detections, sample: int) -> GlobalBoxes:
     )
 
 
-def timeline(scenes: Sequence[str], timestamp_us: Sequence[int]) -> Timeline:
-    """A timeline from scene names and times."""
-    number = {name: i for i, name in enumerate(dict.fromkeys(scenes))}
+def timeline(reader: AnnotationReader) -> Timeline:
+    """The samples of a split as moments of scenes; no sensor file is opened."""
+    frames = [reader[i] for i in range(len(reader.tokens))]
+    number = {name: i for i, name in enumerate(dict.fromkeys(f.scene for f in frames))}
     return Timeline(
-        np.array([number[name] for name in scenes], np.int64), np.array(timestamp_us, np.int64)
+        np.array([number[f.scene] for f in frames], np.int64),
+        np.array([f.timestamp_us for f in frames], np.int64),
     )

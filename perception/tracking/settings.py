@@ -15,7 +15,9 @@ TrackerName = Literal["kalman", "greedy"]
 _KINDS = {"kalman": KalmanTracker, "greedy": GreedyTracker}
 
 
-def make_tracker(name: TrackerName, path: Path | str | None = None) -> KalmanTracker | GreedyTracker:
+def make_tracker(
+    name: TrackerName, path: Path | str | None = None
+) -> KalmanTracker | GreedyTracker:
     """A tracker with its default values, or with those of a file.
 
     Args:
