@@ -38,14 +38,16 @@ def associate(
     offset = tracks.center[:, None, :2] - found.center[None, :, :2]
     cost = np.hypot(offset[..., 0], offset[..., 1])
     if by_giou.any():
-        rows = (
-            np.column_stack([boxes.center, boxes.size, boxes.yaw])
-            for boxes in (tracks[by_giou], found)
-        )
-        overlap = box_overlap(*rows, Overlap.BEV_GIOU, aligned=False, num_threads=1)
+        expected, detected = _rows(tracks[by_giou]), _rows(found)
+        overlap = box_overlap(expected, detected, Overlap.BEV_GIOU, aligned=False, num_threads=1)
         cost[by_giou] = 1 - overlap
     relative = cost / gate[:, None] - 1
     relative[(relative >= 0) | (tracks.label[:, None] != found.label[None])] = np.inf
     alone = np.zeros((len(tracks), len(tracks)))  # or the track stays alone, and saves nothing
     chosen = assign(np.concatenate([relative, alone], axis=1))
     return np.where(chosen < len(found), chosen, -1)
+
+
+def _rows(boxes: Boxes3D) -> NDArray[np.float64]:
+    """(M, 7) as the kernels take them."""
+    return np.column_stack([boxes.center, boxes.size, boxes.yaw])
