@@ -7,13 +7,21 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from ..evaluation.tta import AugmentedModel, Views
+from .exports import with_run_folder
 
 SENSORS_ALONE = {"camera only": (True, False), "LiDAR only": (False, True)}
 
 
+def main(options: list[str]) -> None:
+    """Parse the options; an exported model alone brings the config of its run with it."""
+    from jsonargparse import auto_cli
+
+    auto_cli(evaluate, args=with_run_folder(options), prog="bevstack evaluate")
+
+
 def evaluate(
     run_folder: Path,
+    runtime: Path | None = None,
     root: str | None = None,
     version: str | None = None,
     split: str | None = None,
@@ -22,13 +30,13 @@ def evaluate(
     report: Path | None = None,
     stages: Path | None = None,
     on_error: Literal["raise", "skip"] = "raise",
-    tta: Views | None = None,
     trust: list[str] | None = None,
 ) -> None:
-    """Measure a trained model; results go to RUN_FOLDER/evaluation.
+    """Measure a trained or exported model; results go to RUN_FOLDER/evaluation.
 
     Args:
-        run_folder: a folder that ``bevstack train`` wrote.
+        run_folder: a folder that ``bevstack train`` or ``bevstack export`` wrote.
+        runtime: measure this exported model, on the data of the run; results go to its folder.
         root: nuScenes folder to measure on; default: the one trained on.
         version: its tables' folder.
         split: the split to measure on; default: the validation split of the run.
@@ -37,30 +45,32 @@ def evaluate(
         report: write a self-contained HTML report here.
         stages: JSON file with the ``seconds`` and ``commands`` of earlier stages, for the report.
         on_error: ``raise`` stops at an unreadable frame; ``skip`` goes on and says how many.
-        tta: look at every sample from several sides and merge what the model says; for instance
-            --tta.flip_y true --tta.scales [0.95,1.05].
         trust: further modules whose classes the run's config may name.
     """
     from rich.console import Console
 
     from ..evaluation.evaluate import evaluate_model
+    from ..evaluation.exported import ExportedModel
     from .progress import progress_bar
     from .train import load_run
 
-    start, out = time.monotonic(), Path(run_folder) / "evaluation"
+    if runtime is not None and report is not None:
+        raise ValueError("a report shows a trained model; leave --runtime or --report out")
+    start, out = time.monotonic(), Path(runtime or run_folder) / "evaluation"
     model, data, config = load_run(
         run_folder, trust or (), root=root, version=version, val_split=split, on_error=on_error
     )
+    if runtime is not None:
+        model = ExportedModel(runtime)
     if data.val_split is None:
         raise ValueError(f"the run {run_folder} has no validation split; give --split")
     data.prepare_data()
     reader = data.reader(data.val_split)
-    measured = model if tta is None else AugmentedModel(model, tta)
 
     def measure(folder: Path, use_camera: bool = True, use_lidar: bool = True):
         with progress_bar(f"evaluate {folder.name}", "frames") as advance:
             return evaluate_model(
-                measured, data.val_dataloader(), reader, folder, use_camera=use_camera,
+                model, data.val_dataloader(), reader, folder, use_camera=use_camera,
                 use_lidar=use_lidar, progress=advance,
             )  # fmt: skip
 

@@ -78,13 +78,14 @@ def load_run(
     """Model with trained weights (the moving average, where there is one), data and config.
 
     Args:
-        folder: a run folder.
+        folder: a run folder, or an exported model, whose weights are not in the model then.
         trust: further modules whose classes the run's config may name.
         data: options of the data to use instead of the run's; None for the run's.
 
     Raises:
         ValueError: if it is not a run folder, or config and weights do not fit.
     """
+    from ..runtime.manifest import MANIFEST
     from ..training.checkpoint import load_weights
     from ..training.saving import LAST
 
@@ -96,7 +97,8 @@ def load_run(
     changes = [f"--data.{name}={value}" for name, value in data.items() if value is not None]
     config = parser.parse_args(["--config", str(path), *changes])
     parts = parser.instantiate(config)
-    load_weights(parts.model, Path(folder) / LAST)
+    if not (Path(folder) / MANIFEST).exists():
+        load_weights(parts.model, Path(folder) / LAST)
     return parts.model, parts.data, config
 
 

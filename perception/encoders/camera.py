@@ -92,7 +92,9 @@ class CameraEncoder(nn.Module):
             image_from_feature = self.lift.image_from_feature(
                 self.backbone.strides[0], features.shape[-2:]
             )
-            bev_from_feature = batch.bev_from_image @ image_from_feature.to(batch.images.device)
+            # float64: whoever multiplies, the product is the same once it is rounded.
+            image_from_feature = image_from_feature.to(batch.images.device).double()
+            bev_from_feature = (batch.bev_from_image.double() @ image_from_feature).float()
         semantics = None
         if self.semantics is not None and (self.training or self.paints):
             semantics = self.semantics(features)

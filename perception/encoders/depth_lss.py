@@ -7,7 +7,7 @@ near end, and the network of :class:`DepthLSS` sees the LiDAR's depth image in f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -99,20 +99,36 @@ class LSS(FrustumLift):
         Returns:
             The map (batch_size, C_out, *grid.shape) and the predicted depth.
         """
-        features = self._with_depth(features, bev_from_image, image_sample, points, point_sample)
-        logits, context = self.depth_net(features).split([self.num_bins, self.out_channels], 1)
-        pooled = self.splat(logits, context, bev_from_image, image_sample, batch_size)
-        return self.bev_net(pooled), DepthOutput(logits, bev_from_image, image_sample, None)
+        size = features.shape[-2:]
+        measured = self.measured_depth(points, point_sample, bev_from_image, image_sample, size)
+        bev, logits = self.lift(
+            *(features, measured, None),
+            pool=lambda *maps: self.splat(*maps, bev_from_image, image_sample, batch_size),
+        )
+        return bev, DepthOutput(logits, bev_from_image, image_sample, None)
 
-    def _with_depth(
+    def measured_depth(
         self,
-        features: Tensor,
-        bev_from_image: Tensor,
-        image_sample: Tensor,
         points: Tensor,
         point_sample: Tensor,
-    ) -> Tensor:
-        return features
+        bev_from_image: Tensor,
+        image_sample: Tensor,
+        size: Sequence[int],
+    ) -> Tensor | None:
+        """The LiDAR's depth image, where the prediction is given it."""
+        return None
+
+    def lift(
+        self,
+        features: Tensor,
+        measured: Tensor | None,
+        painted: Tensor | None,
+        pool: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """All but the geometry; as in :class:`LiftSplat`, which alone can paint."""
+        assert painted is None
+        logits, context = self.depth_net(features).split([self.num_bins, self.out_channels], 1)
+        return self.bev_net(pool(logits, context)), logits
 
 
 class DepthLSS(LSS):
@@ -145,24 +161,35 @@ class DepthLSS(LSS):
             )
         return super().image_from_feature(stride, size)
 
-    def _with_depth(
+    def measured_depth(
         self,
-        features: Tensor,
-        bev_from_image: Tensor,
-        image_sample: Tensor,
         points: Tensor,
         point_sample: Tensor,
-    ) -> Tensor:
-        size = features.shape[-2:]
-        feature_from_image = torch.ones(4, device=features.device)
+        bev_from_image: Tensor,
+        image_sample: Tensor,
+        size: Sequence[int],
+    ) -> Tensor | None:
+        """(N, 8 H, 8 W) metres, 0 where there is no point."""
+        feature_from_image = torch.ones(4, device=bev_from_image.device)
         feature_from_image[:2] = 1 / torch.tensor([_spacing(self.STRIDE, n) for n in size[::-1]])
-        depth = last_depth(
+        return last_depth(
             *(points, point_sample, bev_from_image * feature_from_image, image_sample),
             (size[0] * self.STRIDE, size[1] * self.STRIDE),
         )
-        with full_precision(depth):  # in bfloat16 metres at 50 m are a quarter off
-            hint = self.depth_image_net(depth[:, None])
-        return torch.cat([hint.to(features.dtype), features], 1)
+
+    def lift(
+        self,
+        features: Tensor,
+        measured: Tensor | None,
+        painted: Tensor | None,
+        pool: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`LSS`."""
+        assert measured is not None
+        with full_precision(measured):  # in bfloat16 metres at 50 m are a quarter off
+            hint = self.depth_image_net(measured[:, None])
+        features = torch.cat([hint.to(features.dtype), features], 1)
+        return super().lift(features, None, painted, pool)
 
 
 def _spacing(stride: int, cells: int) -> float:

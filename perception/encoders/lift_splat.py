@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -102,11 +103,48 @@ class LiftSplat(FrustumLift):
             The map (batch_size, C_out, *grid.shape), or C_out + E with what was painted last, and
             the predicted depth.
         """
-        measured = hint = None
-        if self.lidar_depth is not None:
-            measured = nearest_depth(
-                points, point_sample, bev_from_image, image_sample, features.shape[-2:]
-            )
+        size = features.shape[-2:]
+        measured = self.measured_depth(points, point_sample, bev_from_image, image_sample, size)
+        bev, logits = self.lift(
+            *(features, measured, painted),
+            pool=lambda *maps: self.splat(*maps, bev_from_image, image_sample, batch_size),
+        )
+        return bev, DepthOutput(logits, bev_from_image, image_sample, measured)
+
+    def measured_depth(
+        self,
+        points: Tensor,
+        point_sample: Tensor,
+        bev_from_image: Tensor,
+        image_sample: Tensor,
+        size: Sequence[int],
+    ) -> Tensor | None:
+        """(N, H, W) what LiDAR says of the depth, where the prediction is given it."""
+        if self.lidar_depth is None:
+            return None
+        return nearest_depth(points, point_sample, bev_from_image, image_sample, size)
+
+    def lift(
+        self,
+        features: Tensor,
+        measured: Tensor | None,
+        painted: Tensor | None,
+        pool: Callable[[Tensor, Tensor], Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """All but the geometry.
+
+        Args:
+            features: (N, C_in, H, W).
+            measured: of :meth:`measured_depth`.
+            painted: (N, E, H, W) to be lifted as it is, or None.
+            pool: takes logits of depth (N, D, H, W) and features (N, C, H, W) to
+                (B, C, *pool_grid.shape).
+
+        Returns:
+            The map (B, C_out + E, *grid.shape) and the logits of depth.
+        """
+        hint = None
+        if measured is not None:
             hint = self._encode(measured)
             features = torch.cat([self.hint_net(hint), features], 1)
         split = [self.num_bins, self.out_channels]
@@ -117,7 +155,7 @@ class LiftSplat(FrustumLift):
             context = torch.cat([context, painted.to(context.dtype)], 1)
         if self.mean:
             context = F.pad(context, (0, 0, 0, 0, 0, 1), value=1.0)
-        pooled = self.splat(logits, context, bev_from_image, image_sample, batch_size)
+        pooled = pool(logits, context)
         if self.mean:
             pooled, weight = pooled[:, :-1], pooled[:, -1:]
             pooled = pooled / (weight + LEAST_WEIGHT)
@@ -125,14 +163,13 @@ class LiftSplat(FrustumLift):
         if painted is not None:
             finer = self.pool_grid.shape[0] // self.grid.shape[0]
             bev = torch.cat([bev, F.avg_pool2d(pooled[:, self.out_channels :], finer)], 1)
-        return bev, DepthOutput(logits, bev_from_image, image_sample, measured)
+        return bev, logits
 
     def _encode(self, depth: Tensor) -> Tensor:
         """(N, H, W) metres, infinite where unknown -> (N, hint channels, H, W)."""
         if self.lidar_depth == "one_hot":
-            return (
-                F.one_hot(self.bins(depth) + 1, self.num_bins + 1)[..., 1:].movedim(-1, 1).float()
-            )
+            bin_numbers = torch.arange(self.num_bins, device=depth.device).view(-1, 1, 1)
+            return (self.bins(depth)[:, None] == bin_numbers).float()
         known = depth < self.depth_range[1]
         share = (depth / self.depth_range[1]).where(known, 0)
         return torch.stack([share, known.float()], 1)

@@ -177,7 +177,7 @@ class WindowAttention(nn.Module):
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N * windows, heads, size ** 2, C / heads)
         bias = self._bias(shape, q).expand(N, -1, -1, -1, -1).flatten(0, 1)
-        attended = F.scaled_dot_product_attention(q, k, v, bias.expand(len(q), -1, -1, -1))
+        attended = F.scaled_dot_product_attention(q, k, v, bias)
         windows = self.out(attended.transpose(1, 2).flatten(2))
         grid = (N, shape[0] // size, shape[1] // size, size, size, C)
         tokens = windows.view(grid).transpose(2, 3).reshape(N, *shape, C)
@@ -193,7 +193,7 @@ class WindowAttention(nn.Module):
             region = _windows(
                 _regions(shape, self.window_size, self.shift, like.device), self.window_size
             )
-            unrelated = region.mT != region  # (windows, size ** 2, size ** 2)
+            unrelated = region.transpose(-1, -2) != region  # (windows, size ** 2, size ** 2)
             bias = bias + UNRELATED * unrelated[None, :, None].to(bias.dtype)
         else:
             bias = bias.expand(1, shape[0] * shape[1] // area, -1, -1, -1)

@@ -43,7 +43,8 @@ class MapHead(nn.Module):
     """
 
     task = "map"
-    position: Tensor  # (1, X_map, Y_map, 2)
+    rows: Tensor  # (X_map, 1) see sampling_positions
+    columns: Tensor  # (1, Y_map)
 
     def __init__(
         self,
@@ -66,15 +67,14 @@ class MapHead(nn.Module):
         # Every cell starts at a probability of 0.1: layers cover little.
         last = output_conv(widths[-1], len(self.classes), -math.log(9.0))
         self.classifier = nn.Sequential(*blocks, last)
-        self.register_buffer("position", sampling_positions(grid, map_grid), persistent=False)
+        for name, value in zip(("rows", "columns"), sampling_positions(grid, map_grid)):
+            self.register_buffer(name, value, persistent=False)
 
     def forward(self, bev: Tensor) -> MapOutput:
         """(B, in_channels, X, Y) on the BEV grid to logits on the map grid."""
         # float32: bfloat16 has too few digits for positions.
         reduced = self.reduce(bev).float()
-        position = self.position.float().expand(len(bev), -1, -1, -1)
-        resampled = F.grid_sample(reduced, position, mode="bilinear", align_corners=False)
-        return MapOutput(self.classifier(resampled))
+        return MapOutput(self.classifier(resample(reduced, self.rows, self.columns)))
 
     def loss(self, output: MapOutput, batch: Batch) -> dict[str, Tensor]:
         """Focal loss (mean over cells) and Dice loss, sums over classes, of samples with labels."""
@@ -100,16 +100,22 @@ class MapHead(nn.Module):
         return output.logits.float().sigmoid()
 
 
-def sampling_positions(grid: BEVGrid, map_grid: BEVGrid) -> Tensor:
+def sampling_positions(grid: BEVGrid, map_grid: BEVGrid) -> tuple[Tensor, Tensor]:
     """Where the centres of the map cells lie on the BEV map, for ``grid_sample``.
 
     Returns:
-        (1, X_map, Y_map, 2) in [-1, 1] with align_corners False; the last axis is (y, x), since
-        ``grid_sample`` takes the position along the last axis of the map first.
+        (X_map, 1) along x and (1, Y_map) along y, in [-1, 1] with align_corners False.
     """
     i = torch.arange(map_grid.shape[0], dtype=torch.float64) + 0.5
     j = torch.arange(map_grid.shape[1], dtype=torch.float64) + 0.5
     x, y = grid.to_cells(*map_grid.to_metres(i, j))
     x, y = 2 * x / grid.shape[0] - 1, 2 * y / grid.shape[1] - 1
-    x, y = torch.meshgrid(x, y, indexing="ij")
-    return torch.stack([y, x], -1)[None].float()
+    return x.float()[:, None], y.float()[None]
+
+
+def resample(bev: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, C, X, Y) at the places of :func:`sampling_positions`, zero beyond the border."""
+    # grid_sample takes the position along the last axis of the map first.
+    position = torch.stack(torch.broadcast_tensors(columns, rows), -1).float()
+    position = position.expand(len(bev), -1, -1, -1)
+    return F.grid_sample(bev, position, mode="bilinear", align_corners=False)

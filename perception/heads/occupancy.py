@@ -17,7 +17,7 @@ from ...kernels.grid import BEVGrid
 from ...kernels.voxel_grid import VoxelGrid
 from ..layers import ConvBlock, output_conv
 from ..losses import lovasz_loss, lovasz_softmax_loss, mean_over_processes, sigmoid_focal_loss
-from .map import sampling_positions
+from .map import resample, sampling_positions
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class OccupancyHead(nn.Module):
     """
 
     task = "occupancy"
-    position: Tensor  # (1, X / S, Y / S, 2)
+    rows: Tensor  # (X / S, 1) see sampling_positions
+    columns: Tensor  # (1, Y / S)
     class_weight: Tensor  # (K + 1,)
 
     def __init__(
@@ -90,7 +91,8 @@ class OccupancyHead(nn.Module):
         self.gamma, self.lovasz_weight, self.threshold = gamma, lovasz_weight, threshold
         columns = occupancy_grid.bev.coarser(class_stride)
         self.crop = _crop(grid, columns)
-        self.register_buffer("position", sampling_positions(grid, columns), persistent=False)
+        for name, value in zip(("rows", "columns"), sampling_positions(grid, columns)):
+            self.register_buffer(name, value, persistent=False)
         weights = _weights_of(class_weights or {}, OCCUPANCY_CLASSES)
         self.register_buffer("class_weight", weights, persistent=False)
         # Narrowed by a 1x1 convolution: the BEV map is wide, and its own layers have looked around.
@@ -131,9 +133,8 @@ class OccupancyHead(nn.Module):
     def _resampled(self, bev: Tensor) -> Tensor:
         if self.crop is not None:
             return bev[:, :, self.crop[0], self.crop[1]]
-        position = self.position.float().expand(len(bev), -1, -1, -1)
         # float32: bfloat16 has too few digits for positions.
-        return F.grid_sample(bev.float(), position, mode="bilinear", align_corners=False)
+        return resample(bev.float(), self.rows, self.columns)
 
     def loss(self, output: OccupancyOutput, batch: Batch) -> dict[str, Tensor]:
         """Focal loss of occupancy, cross-entropy of the classes, Lovász losses of both.

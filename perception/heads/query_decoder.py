@@ -19,7 +19,7 @@ class PositionEmbedding(nn.Sequential):
 
     def forward(self, position: Tensor) -> Tensor:
         """Embed every position."""
-        return super().forward(position.mT).mT
+        return super().forward(position.transpose(-1, -2)).transpose(-1, -2)
 
 
 class QueryDecoderLayer(nn.Module):

@@ -16,7 +16,7 @@ from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import DETECTION_CLASSES
 from ...kernels.grid import BEVGrid
 from ..decoding.queries import QueryDecoder
-from ..layers import ConvBlock, start_as_mmcv
+from ..layers import ConvBlock
 from .query_boxes import local_maxima, query_box_columns
 from .query_decoder import QueryDecoderLayer
 from .transfusion_loss import TransFusionLoss
@@ -109,7 +109,6 @@ class TransFusionHead(nn.Module):
         self.shared = nn.Conv2d(in_channels, channels, 3, padding=1)
         last = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.heatmap = nn.Sequential(ConvBlock(channels, channels), last)
-        start_as_mmcv(self.heatmap)
         self.class_embedding = nn.Conv1d(num_classes, channels, 1)
         self.decoder = QueryDecoderLayer(channels, num_heads, ffn_channels, dropout)
         widths = {**PREDICTED, "logits": num_classes}
@@ -124,30 +123,26 @@ class TransFusionHead(nn.Module):
         self.register_buffer("single_cell", single, persistent=False)
         self.register_buffer("cell_centers", _cell_centers(grid), persistent=False)
 
-    def forward(self, bev: Tensor, evidence: Tensor | None = None) -> TransFusionOutput:
-        """Predict from the map (B, in_channels, X, Y).
-
-        Args:
-            bev: the map.
-            evidence: (B, K, X, Y) is added to the heat-map's logits, before queries are chosen.
-        """
+    def forward(self, bev: Tensor) -> TransFusionOutput:
+        """Predict from the map (B, in_channels, X, Y)."""
         shared = self.shared(bev)
         heatmap = self.heatmap(shared)
-        heatmap = heatmap if evidence is None else heatmap + evidence
         peaks = local_maxima(
             heatmap.detach().float().sigmoid(), self.single_cell, self.border_peaks
         )
         num_cells = peaks.shape[2] * peaks.shape[3]
         best = peaks.flatten(1).topk(min(self.num_queries, peaks[0].numel()), dim=1)
         label, cell = best.indices // num_cells, best.indices % num_cells
-        cells = shared.flatten(2).mT  # (B, X * Y, C)
+        cells = shared.flatten(2).transpose(-1, -2)  # (B, X * Y, C)
         query = cells.gather(1, cell[..., None].expand(-1, -1, cells.shape[2]))
-        one_hot = F.one_hot(label, len(self.classes)).mT.to(query.dtype)
-        query = query + self.class_embedding(one_hot).mT
+        one_hot = F.one_hot(label, len(self.classes)).transpose(-1, -2).to(query.dtype)
+        query = query + self.class_embedding(one_hot).transpose(-1, -2)
         position = self.cell_centers[0, cell]
         query = self.decoder(query, cells, position, self.cell_centers)
-        predicted = {name: branch(query.mT) for name, branch in self.prediction.items()}
-        predicted["center"] = predicted["center"].float() + position.mT
+        predicted = {
+            name: branch(query.transpose(-1, -2)) for name, branch in self.prediction.items()
+        }
+        predicted["center"] = predicted["center"].float() + position.transpose(-1, -2)
         return TransFusionOutput(heatmap, label, best.values, **predicted)
 
     def boxes(self, output: TransFusionOutput) -> Tensor:
@@ -176,14 +171,12 @@ class TransFusionHead(nn.Module):
 
 
 def _branch(channels: int, hidden: int, out_channels: int) -> nn.Sequential:
-    branch = nn.Sequential(
+    return nn.Sequential(
         nn.Conv1d(channels, hidden, 1, bias=False),
         nn.BatchNorm1d(hidden),
         nn.ReLU(inplace=True),
         nn.Conv1d(hidden, out_channels, 1),
     )
-    start_as_mmcv(branch)
-    return branch
 
 
 def _cell_centers(grid: BEVGrid) -> Tensor:

@@ -1,0 +1,137 @@
+"""``bevstack export``: a trained model as ONNX files, checked against the original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+
+def export(
+    run_folder: Path,
+    out: Path,
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    format: Literal["onnx", "aoti", "tensorrt"] = "onnx",
+    single: bool = False,
+    root: str | None = None,
+    version: str | None = None,
+    split: str | None = None,
+    check_frames: int = 4,
+    calibration_frames: int = 24,
+    trust: list[str] | None = None,
+) -> None:
+    """Write a model so that it runs without PyTorch, and check that it still is the same.
+
+    Args:
+        run_folder: a folder that ``bevstack train`` wrote, or a config file: random weights then.
+        out: folder for the graphs, ``manifest.json`` and the config.
+        precision: ``fp16`` halves the files, for GPUs; ``int8`` is quantised with frames of the
+            data set, and quick on CPUs.
+        format: ``aoti`` adds AOTInductor packages of the graphs for PyTorch, compiled for this
+            machine; ``tensorrt`` adds the commands that build engines, and builds them where
+            TensorRT is installed.
+        single: one ``model.onnx`` instead of one file per sensor and one for the rest.
+        root: nuScenes folder to check and calibrate with; default: the one trained on.
+        version: its tables' folder.
+        split: the split to check on; default: the validation split of the run. Calibration takes
+            the training split.
+        check_frames: frames on which both models are compared.
+        calibration_frames: frames that int8 is calibrated with.
+        trust: further modules whose classes the config may name.
+    """
+    from ..export.describe import sensor_spec
+    from ..export.parity import compare
+    from ..export.report import print_report
+    from ..export.write import write_folder
+    from ..runtime import Runtime
+
+    run_folder, out = Path(run_folder), Path(out)
+    config, model, data = _load(run_folder, trust or (), root, version, split)
+    model.cpu().eval()
+    sensors = sensor_spec(data.encoder, data.val_steps, data.frame)
+    write_folder(model, sensors, out, config, single)
+    reader, note = _reader(data, data.val_split)
+    if precision != "fp32":
+        from ..export.quantize import change_precision
+
+        if precision == "int8" and reader is None:
+            raise ValueError(f"int8 is calibrated with frames of a data set: {note}; give --root")
+        calibration = _reader(data, data.train_split)[0] or reader
+        frames = _spread(calibration, calibration_frames) if calibration else []
+        change_precision(out, precision, frames, print)
+    if reader is None:
+        from ..export.example import example_frame
+
+        print(f"checked on made-up frames: {note}")
+        frames: Any = (example_frame(sensors, num_cameras=n) for n in (1, 3))
+    else:
+        frames = _spread(reader, check_frames)
+    parity = compare(model, _steps(data.val_steps), data.encoder, Runtime(out), frames)
+    print_report(out, model, parity)
+    if precision == "fp32" and not parity.is_exact:
+        raise ValueError(
+            f"{out} is not the same model: {parity.box_agreement:.1%} of the boxes agree, "
+            f"parameters differ by up to {parity.box.largest:.1e}; please report this"
+        )
+    if format == "aoti":
+        from ..export.packages import write_aoti
+
+        write_aoti(model, sensors, out, single, print)
+    elif format == "tensorrt":
+        from ..export.packages import write_tensorrt
+
+        write_tensorrt(out, print)
+    print(f"exported to {out}")
+
+
+def _load(
+    path: Path, trust: Sequence[str], root: str | None, version: str | None, split: str | None
+) -> tuple[Path, Any, Any]:
+    """Config file, model and data of a run folder, or of a config with random weights."""
+    from .train import CONFIG, load_run, run_parser
+
+    if path.is_dir():
+        model, data, _ = load_run(path, trust, root=root, version=version, val_split=split)
+        return path / CONFIG, model, data
+    import torch
+
+    from ..safe_config import check_config
+
+    check_config(path, trust)
+    torch.manual_seed(0)
+    options = {"root": root, "version": version, "val_split": split}
+    given = [f"--data.{name}={value}" for name, value in options.items() if value is not None]
+    parser = run_parser()
+    parts = parser.instantiate(parser.parse_args(["--config", str(path), *given]))
+    return path, parts.model, parts.data
+
+
+def _reader(data: Any, split: str | None) -> tuple[Any, str]:
+    """Frames of a split; or None, and why."""
+    from ...datasets.errors import DataError
+
+    if split is None:
+        return None, "the run has no validation split"
+    if not (Path(data.root) / data.version).is_dir():
+        return None, f"there is no data set in {data.root}"
+    try:
+        data.prepare_data()
+        return data.reader(split), ""
+    except DataError as error:
+        return None, str(error)
+
+
+def _spread(reader: Any, count: int) -> list[Any]:
+    """So many frames, from all over the split."""
+    step = max(len(reader) // max(count, 1), 1)
+    return [reader[i] for i in islice(range(0, len(reader), step), count)]
+
+
+def _steps(steps: Sequence[Any]):
+    def prepare(frame):
+        for step in steps:
+            frame = step(frame, 0)
+        return frame
+
+    return prepare

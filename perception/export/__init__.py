@@ -1,0 +1,1 @@
+"""Write a trained model so that it runs without PyTorch."""

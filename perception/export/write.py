@@ -1,0 +1,134 @@
+"""Write an export folder."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ...datasets.sensors import SensorInputs
+from ..encoders import PillarEncoder
+from ..model import FusionModel
+from ..runtime.camera import CameraInputs
+from ..runtime.manifest import FORMAT, Manifest, SensorSpec, write_manifest
+from ..runtime.pillars import PillarInputs
+from ..runtime.runtime import SensorPreparation
+from ..runtime.voxels import VoxelInputs
+from .describe import camera_spec, head_spec, lidar_spec
+from .example import example_frame
+from .graphs import CameraGraph, HeadsGraph, PillarGraph, VoxelGraph, WholeGraph
+from .trace import OPSET, describe_onnx, prepared, write_onnx
+
+CONFIG = "config.yaml"
+WHOLE, HEADS = "model", "fusion_heads"  # names of graphs
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a model by the names of their graphs, and what makes their inputs."""
+
+    modules: dict[str, Any]
+    camera: Any  # CameraSpec, or None
+    lidar: Any  # PillarSpec, VoxelSpec, or None
+    inputs_of: dict[str, Callable[[SensorInputs], dict[str, NDArray]]]  # by sensor
+
+
+def parts_of(model: FusionModel, image_size: tuple[int, int] | None, single: bool) -> Parts:
+    """Cut a prepared model into parts.
+
+    Args:
+        model: of :func:`prepared`.
+        image_size: width and height of the images; None for a model without cameras.
+        single: one part that holds everything.
+    """
+    sensors, specs = {}, {}
+    inputs_of: dict[str, Callable[[SensorInputs], dict[str, NDArray]]] = {}
+    if model.camera is not None:
+        assert image_size is not None
+        sensors["camera"] = graph = CameraGraph(model.camera, (image_size[1], image_size[0]))
+        specs["camera"] = camera_spec(model.camera, graph, WHOLE if single else "camera")
+        inputs_of["camera"] = CameraInputs(specs["camera"])
+    if model.lidar is not None:
+        pillars = isinstance(model.lidar, PillarEncoder)
+        sensors["lidar"] = graph = (PillarGraph if pillars else VoxelGraph)(model.lidar)  # pyright: ignore
+        specs["lidar"] = spec = lidar_spec(model.lidar, graph, WHOLE if single else "lidar")
+        lidar_inputs = (PillarInputs if pillars else VoxelInputs)(spec, model.grid)  # pyright: ignore
+        inputs_of["lidar"] = lambda sensors: lidar_inputs(sensors.points) or {}
+    heads = HeadsGraph(model)
+    modules = {WHOLE: WholeGraph(sensors, heads)} if single else {**sensors, HEADS: heads}
+    for module in modules.values():
+        module.eval()
+    return Parts(modules, specs.get("camera"), specs.get("lidar"), inputs_of)
+
+
+def write_folder(
+    model: FusionModel,
+    sensors: SensorSpec,
+    folder: Path,
+    config: Path | None = None,
+    single: bool = False,
+) -> Manifest:
+    """Write graphs in float32, manifest and config.
+
+    Args:
+        model: a trained model; it stays as it was.
+        sensors: what a runtime does to a frame.
+        folder: made if missing; its files are written over.
+        config: the training's config, to be copied.
+        single: one file instead of one per part.
+
+    Raises:
+        ValueError: if a part cannot be written with standard operators.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    model = prepared(model)
+    parts = parts_of(model, sensors.image_size, single)
+    example = SensorPreparation(sensors)(example_frame(sensors))
+    inputs: dict[str, NDArray] = {}
+    for sensor, make in parts.inputs_of.items():
+        inputs |= make(example)
+        inputs[f"{sensor}_present"] = np.ones(1, np.float32)
+        encoder: Any = model.camera if sensor == "camera" else model.lidar
+        shape = 1, encoder.out_channels, *model.grid.shape
+        inputs[f"{sensor}_bev"] = np.random.default_rng(0).random(shape, np.float32)
+    graphs = {}
+    for name, module in parts.modules.items():
+        path = folder / f"{name}.onnx"
+        write_onnx(module, inputs, path)
+        graphs[name] = describe_onnx(path)
+    if config is not None:
+        shutil.copyfile(config, folder / CONFIG)
+    manifest = Manifest(
+        format=FORMAT,
+        precision="fp32",
+        opset=OPSET,
+        grid=model.grid,
+        sensors=sensors,
+        camera=parts.camera,
+        lidar=parts.lidar,
+        heads_graph=WHOLE if single else HEADS,
+        heads={task: head_spec(head) for task, head in model.heads.items()},
+        graphs=graphs,
+        config=CONFIG,
+        versions=versions(),
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Of what wrote the folder."""
+    found = {"torch": str(torch.__version__)}
+    for package in ("bevstack", "onnx", "onnxruntime"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "from source"
+    return found

@@ -1,0 +1,49 @@
+"""What a runtime finds in a frame, and how it gets there from a graph's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.boxes import Detections
+from ..decoding.centers import CenterDecoder
+from ..decoding.occupancy import OccupiedVoxels, decode_occupancy
+from ..decoding.queries import QueryDecoder
+from .manifest import CenterSpec, HeadSpec, MapSpec, OccupancySpec, QuerySpec
+
+
+@dataclass(frozen=True)
+class Perception:
+    """Results in the BEV frame; a task that the model has no head for is None."""
+
+    detections: Detections | None
+    map: NDArray[np.float32] | None  # (K, X, Y) probabilities
+    occupancy: OccupiedVoxels | None
+    global_from_bev: NDArray[np.float64]  # (4, 4)
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+
+
+Decoder = Callable[..., Any]  # takes a head's outputs by name, without their batch axis
+
+
+def decoder_of(spec: HeadSpec, num_threads: int | None = None) -> Decoder:
+    """What turns a head's outputs into its task's result."""
+    if isinstance(spec, CenterSpec):
+        return CenterDecoder(**_fields(spec))
+    if isinstance(spec, QuerySpec):
+        decode = QueryDecoder(**_fields(spec))
+        return lambda heatmap, **outputs: decode(**outputs)
+    if isinstance(spec, MapSpec):
+        return lambda logits: 1 / (1 + np.exp(-logits.astype(np.float32)))
+    assert isinstance(spec, OccupancySpec)
+    return lambda occupied, classes: decode_occupancy(
+        occupied, classes, spec.threshold, num_threads
+    )
+
+
+def _fields(spec: HeadSpec) -> dict[str, Any]:
+    return {name: value for name, value in vars(spec).items() if name != "kind"}
