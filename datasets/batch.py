@@ -64,6 +64,11 @@ class Batch:
 
         return _map_tensors(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def clone(self) -> Batch:
+        """The batch with tensors of its own."""
+
+        return _map_tensors(self, Tensor.clone)
+
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory (called by ``DataLoader(pin_memory=True)``)."""
 

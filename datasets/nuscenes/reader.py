@@ -69,7 +69,11 @@ class NuScenesReader:
             self._rows = self.index.rows_of_scenes(scenes_of_split(root, version, split))
 
     def __reduce__(self):
-        return NuScenesReader, self._arguments
+        return _of_rows, (self._arguments, self._rows)
+
+    def taking(self, frames: NDArray[np.integer]) -> NuScenesReader:
+        """A reader of some of the frames: indices into this one's, in the wanted order."""
+        return _of_rows(self._arguments, self._rows[frames])
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -250,3 +254,9 @@ class NuScenesReader:
         known = {name: i for i, name in enumerate(ATTRIBUTES)}
         number = np.array([known.get(a, -1) for a in column.dictionary.to_pylist()], np.int64)
         return number[numbers(column.indices, span)]
+
+
+def _of_rows(arguments: tuple, rows: NDArray[np.int64]) -> NuScenesReader:
+    reader = NuScenesReader(*arguments)
+    reader._rows = rows
+    return reader

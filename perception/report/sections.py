@@ -61,6 +61,7 @@ class Ablation(Section):
 
     template, heading, data = "ablation.html.j2", "What each sensor adds", "rows"
     short = "Sensors"
+    hint: ClassVar[str] = "The same weights, with the inputs of one sensor taken away."
     rows: Mapping[str, Mapping[str, float]]
 
     @property

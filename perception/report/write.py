@@ -57,6 +57,7 @@ def render_report(run: RunReport) -> str:
     environment.filters |= {
         "number": number, "signed": signed, "duration": duration, "words": title_of,
         "share": share, "colour": class_colour, "picture": picture, "slug": slug,
+        "jpeg_address": jpeg_address,
     }  # fmt: skip
     sections = [section for section in run.sections if not section.empty]
     return environment.get_template("page.html.j2").render(run=run, sections=sections)
@@ -110,8 +111,12 @@ def class_colour(name: str) -> str:
 
 def picture(image: NDArray, quality: int = 80) -> str:
     """An RGB image as a data address."""
-    data = base64.b64encode(encode_image(image, ".jpg", quality)).decode("ascii")
-    return f"data:image/jpeg;base64,{data}"
+    return jpeg_address(encode_image(image, ".jpg", quality))
+
+
+def jpeg_address(data: bytes) -> str:
+    """A JPEG file as a data address."""
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def slug(text: str) -> str:

@@ -16,6 +16,7 @@ from ...datasets.batch import Batch
 from ...datasets.dataset import (
     FirstEpochs,
     FrameDataset,
+    FrameReader,
     Step,
     Unreadable,
     collate_counting,
@@ -201,9 +202,12 @@ class NuScenesData(pl.LightningDataModule):
         """Every frame once, in order."""
         if self.val_split is None:
             return []
-        reader = self.reader(self.val_split)
+        return self.in_order(self.reader(self.val_split), self.val_steps)
+
+    def in_order(self, reader: FrameReader, steps: Sequence[Step]) -> DataLoader:
+        """Every frame of a reader once, in order, after ``steps``."""
         sampler = self._sampler(InOrder(len(reader)), 1)
-        return self._loader(reader, self.val_steps, sampler, self.val_batch_size)
+        return self._loader(reader, steps, sampler, self.val_batch_size)
 
     def _order(self, reader: NuScenesReader) -> Order:
         if self.class_balanced:
@@ -223,7 +227,7 @@ class NuScenesData(pl.LightningDataModule):
         return EpochSampler(order, rank, self._processes, samples_per_step)
 
     def _loader(
-        self, reader: NuScenesReader, steps: Sequence[Step], sampler: Sampler, batch_size: int
+        self, reader: FrameReader, steps: Sequence[Step], sampler: Sampler, batch_size: int
     ) -> DataLoader:
         return DataLoader(
             FrameDataset(reader, self.encoder, steps, self.seed, self.on_error),

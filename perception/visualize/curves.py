@@ -41,7 +41,7 @@ def read_losses(path: Path | str) -> dict[str, NDArray[np.float64]]:
 def loss_figure(losses: Mapping[str, NDArray]):
     """Total loss, its terms, and the learning rate over the steps (a matplotlib figure)."""
     step = losses["step"]
-    figure, axes = _figure(1, 3, (11.0, 3.4), widths=(1.0, 1.5, 0.8))
+    figure, axes = new_figure(1, 3, (11.0, 3.4), widths=(1.0, 1.5, 0.8))
     _curve(axes[0], step, losses["total"], TERM_COLOURS[0], "total")
     axes[0].set_title("total loss", loc="left")
     for k, name in enumerate(name for name in losses if name not in LEADING):
@@ -71,7 +71,7 @@ def precision_recall_figure(recall: NDArray, precision: Mapping[str, NDArray]):
     """
     columns = min(5, max(len(precision), 1))
     rows = -(-max(len(precision), 1) // columns)
-    figure, axes = _figure(rows, columns, (2.2 * columns, 1.9 * rows), share=True)
+    figure, axes = new_figure(rows, columns, (2.2 * columns, 1.9 * rows), share=True)
     for axis, (name, curves) in zip(axes, precision.items()):
         curves = np.atleast_2d(curves)
         for k, curve in enumerate(curves):
@@ -87,7 +87,7 @@ def precision_recall_figure(recall: NDArray, precision: Mapping[str, NDArray]):
 
 def average_precision_figure(average_precision: Mapping[str, float]):
     """Horizontal bars of AP per class (a matplotlib figure)."""
-    figure, (axis,) = _figure(1, 1, (6.0, 0.32 * len(average_precision) + 0.8))
+    figure, (axis,) = new_figure(1, 1, (6.0, 0.32 * len(average_precision) + 0.8))
     names, values = list(average_precision), np.array(list(average_precision.values()), float)
     rows = np.arange(len(names))[::-1]
     axis.barh(rows, np.nan_to_num(values), color=[_class_colour(n) for n in names], height=0.62)
@@ -140,7 +140,9 @@ def _aria(label: str) -> str:
     return f'role="img" aria-label="{escape(label, quote=True)}"' if label else 'aria-hidden="true"'
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float], widths=None, share: bool = False):
+def new_figure(
+    rows: int, columns: int, size: tuple[float, float], widths=None, share: bool = False
+):
     """A figure on no canvas of a window system, in the house style, and its axes in a list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

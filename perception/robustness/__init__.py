@@ -1,0 +1,1 @@
+"""How well a model withstands broken sensors: corruption suites, lost sensors, attacks."""
