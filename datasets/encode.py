@@ -37,6 +37,9 @@ class Encoder:
         rasterizer: draws the map masks; None for data without maps.
         clear_key_sweep: leave returns of the vehicle itself out of the key sweep too; published
             models had them left out of the sweeps before it alone.
+        half_points: round points to half precision, as published models saw them.
+        count_radar: let radar points count as LiDAR points do in ``min_points``, as in published
+            training.
     """
 
     point_range: Range
@@ -49,6 +52,8 @@ class Encoder:
     rasterizer: MapRasterizer | None = None
     clear_key_sweep: bool = True
     occupancy_grid: VoxelGrid | None = None
+    half_points: bool = False
+    count_radar: bool = False
 
     def __post_init__(self) -> None:
         self.sensors  # noqa: B018  checks its part
@@ -58,7 +63,7 @@ class Encoder:
         """The part that needs no torch, for a runtime too."""
         return SensorEncoder(
             *(self.point_range, self.image_size, self.num_sweeps),
-            *(self.cameras, self.lidar, self.clear_key_sweep),
+            *(self.cameras, self.lidar, self.clear_key_sweep, self.half_points),
         )
 
     def __call__(self, frame: Frame) -> Batch:
@@ -89,7 +94,8 @@ class Encoder:
     def _boxes(self, frame: Frame) -> BoxTargets:
         boxes, attribute = Boxes3D.empty(), np.zeros(0, np.int64)
         if (truth := frame.annotations) is not None:
-            known = (truth.boxes.label >= 0) & (truth.num_lidar_points >= self.min_points)
+            seen = truth.num_lidar_points + self.count_radar * truth.num_radar_points
+            known = (truth.boxes.label >= 0) & (seen >= self.min_points)
             boxes, attribute = truth.boxes[known], truth.attribute[known]
             boxes = boxes.transformed(frame.bev_from_ego)
             low, high = np.array(self.point_range).reshape(2, 3)[:, :2]

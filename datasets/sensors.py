@@ -41,6 +41,8 @@ class SensorEncoder:
         cameras: use the cameras; false is the same as a frame without any.
         lidar: use the LiDAR; false is the same as a frame without any sweep.
         clear_key_sweep: leave returns of the vehicle itself out of the key sweep too.
+        half_points: round points to half precision, as published models saw them: beyond 32 m
+            to multiples of 1/32 m.
     """
 
     point_range: Range
@@ -49,6 +51,7 @@ class SensorEncoder:
     cameras: bool = True
     lidar: bool = True
     clear_key_sweep: bool = True
+    half_points: bool = False
 
     def __post_init__(self) -> None:
         low, high = self.point_range[:3], self.point_range[3:]
@@ -94,7 +97,8 @@ class SensorEncoder:
             target_from_ego=frame.bev_from_ego,
             clear_key_sweep=self.clear_key_sweep,
         )
-        return _within(points, np.array(self.point_range, np.float32))
+        points = _within(points, np.array(self.point_range, np.float32))
+        return points.astype(np.float16).astype(np.float32) if self.half_points else points
 
 
 @njit(cache=True, nogil=True)

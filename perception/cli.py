@@ -14,6 +14,7 @@ VERBS = {
     "index": "index a nuScenes folder",
     "train": "train a model",
     "evaluate": "official metrics of a trained model",
+    "track": "detections to tracks, official metrics",
     "export": "a trained model as ONNX, checked against the original",
     "infer": "run an exported model on a dataset",
     "robustness": "corrupted, lost and attacked sensors: one table, one report",

@@ -45,6 +45,16 @@ def output_conv(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Co
     return conv
 
 
+def start_as_mmcv(module: nn.Module) -> None:
+    """Kaiming-normal weights (fan-out, ReLU) of all convolutions that a norm follows.
+
+    What mmcv's ``ConvModule`` does, and with it published models; such convolutions have no bias.
+    """
+    for conv in module.modules():
+        if isinstance(conv, nn.Conv1d | nn.Conv2d) and conv.bias is None:
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+
 def absent_map(encoder: nn.Module, batch_size: int, shape: tuple[int, ...]) -> Tensor:
     """(batch_size, *shape) zeros, from an encoder that has nothing to see.
 

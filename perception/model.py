@@ -15,7 +15,7 @@ from ..kernels.grid import BEVGrid
 from .encoders import CameraEncoder, PillarEncoder, VoxelEncoder
 from .fusion import ClassEvidence, ConvFuser, SingleSensor
 from .heads import CenterHead, MapHead, OccupancyHead, TransFusionHead
-from .necks import SECOND
+from .necks import SECOND, BEVResNet
 
 Head = CenterHead | TransFusionHead | MapHead | OccupancyHead
 
@@ -45,7 +45,7 @@ class FusionModel(nn.Module):
         self,
         grid: BEVGrid,
         fuser: Callable[[int, int], ConvFuser | SingleSensor],
-        backbone: Callable[[int, BEVGrid], SECOND],
+        backbone: Callable[[int, BEVGrid], SECOND | BEVResNet],
         heads: dict[str, Callable[[int, BEVGrid], Head]],
         camera: Callable[[BEVGrid], CameraEncoder] | None = None,
         lidar: Callable[[BEVGrid], PillarEncoder | VoxelEncoder] | None = None,
@@ -120,18 +120,20 @@ class FusionModel(nn.Module):
         """From the sensors' maps (B, C, X, Y), None without that branch, to the heads' outputs."""
         bev = self.backbone(self.fuser(camera, lidar))
         maps = dict.fromkeys(self.heads, bev) if split is None else split(bev)
-        outputs: dict[str, Any] = {task: head(maps[task]) for task, head in self.heads.items()}
+        evidence: dict[str, Tensor] = {}
         if self.class_evidence is not None and self.camera is not None and camera is not None:
-            prior = self.class_evidence(self.camera.painted_classes(camera))
-            detection = outputs["detection"]
-            outputs["detection"] = replace(detection, heatmap=detection.heatmap + prior)
-        return outputs
+            evidence["detection"] = self.class_evidence(self.camera.painted_classes(camera))
+        return {
+            task: head(maps[task], evidence[task]) if task in evidence else head(maps[task])
+            for task, head in self.heads.items()
+        }
 
     def _class_evidence(self) -> ClassEvidence:
         head = dict(self.heads.items()).get("detection")
-        if not (self.camera is not None and self.camera.paints and isinstance(head, CenterHead)):
+        known = isinstance(head, CenterHead | TransFusionHead)
+        if not (self.camera is not None and self.camera.paints and known):
             raise ValueError(
-                "class_evidence needs a CenterHead and camera.semantics with paint: true; "
+                "class_evidence needs a detection head and camera.semantics with paint: true; "
                 "configure them or set class_evidence: false"
             )
         if head.classes != DETECTION_CLASSES:

@@ -130,13 +130,19 @@ class NuScenesReader:
         """The annotations of frame i as they were made: boxes upright in the global frame."""
         return self._annotations(int(self._rows[i]), np.eye(4))
 
-    def class_counts(self) -> NDArray[np.int64]:
-        """(F, K): boxes of each detection class with at least one LiDAR point, in each frame."""
+    def class_counts(self, count_radar: bool = False) -> NDArray[np.int64]:
+        """(F, K): boxes of each detection class with at least one LiDAR point, in each frame.
+
+        Args:
+            count_radar: a radar point is enough too.
+        """
         boxes, num_classes = self.index.boxes, len(DETECTION_CLASSES)
         everything = slice(0, len(boxes.rows))
         label = self._labels(everything)
         frame = np.repeat(np.arange(len(self.index)), np.diff(boxes.starts))
         seen = numbers(boxes.rows.field("num_lidar_points"), everything) > 0
+        if count_radar:
+            seen = seen | (numbers(boxes.rows.field("num_radar_points"), everything) > 0)
         cell = (frame * num_classes + label)[seen & (label >= 0)]
         counts = np.bincount(cell, minlength=len(self.index) * num_classes)
         return counts.reshape(-1, num_classes)[self._rows]

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from ..evaluation.tta import AugmentedModel, Views
 from .exports import with_run_folder
 
 SENSORS_ALONE = {"camera only": (True, False), "LiDAR only": (False, True)}
@@ -30,6 +31,7 @@ def evaluate(
     report: Path | None = None,
     stages: Path | None = None,
     on_error: Literal["raise", "skip"] = "raise",
+    tta: Views | None = None,
     trust: list[str] | None = None,
 ) -> None:
     """Measure a trained or exported model; results go to RUN_FOLDER/evaluation.
@@ -45,6 +47,8 @@ def evaluate(
         report: write a self-contained HTML report here.
         stages: JSON file with the ``seconds`` and ``commands`` of earlier stages, for the report.
         on_error: ``raise`` stops at an unreadable frame; ``skip`` goes on and says how many.
+        tta: look at every sample from several sides and merge what the model says; for instance
+            --tta.flip_y true --tta.scales [0.95,1.05].
         trust: further modules whose classes the run's config may name.
     """
     from rich.console import Console
@@ -66,11 +70,12 @@ def evaluate(
         raise ValueError(f"the run {run_folder} has no validation split; give --split")
     data.prepare_data()
     reader = data.reader(data.val_split)
+    measured = model if tta is None else AugmentedModel(model, tta)
 
     def measure(folder: Path, use_camera: bool = True, use_lidar: bool = True):
         with progress_bar(f"evaluate {folder.name}", "frames") as advance:
             return evaluate_model(
-                model, data.val_dataloader(), reader, folder, use_camera=use_camera,
+                measured, data.val_dataloader(), reader, folder, use_camera=use_camera,
                 use_lidar=use_lidar, progress=advance,
             )  # fmt: skip
 

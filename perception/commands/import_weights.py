@@ -25,7 +25,7 @@ def main(options: list[str]) -> None:
         "--task",
         type=Task,
         default="det",
-        help="detection, map segmentation, or detection by LiDAR alone",
+        help="detection, map segmentation, or detection by LiDAR or by cameras alone",
     )
     given = parser.parse_args(options)
     count = import_checkpoint(given.checkpoint, given.out, given.source, given.task)

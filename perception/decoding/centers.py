@@ -11,6 +11,7 @@ from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import ATTRIBUTES, attributes_of
 from ...kernels.grid import BEVGrid
 from ...kernels.threads import compiled_in_order
+from .attributes import attribute_of_speed
 from .rows import detections_of, suppress
 
 # What is regressed for a box, and with how many channels; see CenterOutput.
@@ -30,6 +31,7 @@ class CenterDecoder:
         max_boxes: most boxes per sample.
         nms_scale: of two boxes of a class whose centres are not further apart than this times
             their mean shorter side, only the better one is given; 0 turns that off.
+        top: the height was predicted of a box's top, not of its middle.
     """
 
     grid: BEVGrid
@@ -38,6 +40,7 @@ class CenterDecoder:
     score_threshold: float
     max_boxes: int
     nms_scale: float
+    top: bool = False
 
     def __call__(self, heatmap: NDArray, regression: NDArray) -> Detections:
         """Boxes of one sample, best first.
@@ -58,7 +61,7 @@ class CenterDecoder:
             score: (M,) falling; what is no peak has score 0.
             label: (M,) int.
             cell: (M,) int, flat cell of the peak.
-            rows: (M, R) regression there.
+            rows: (M, R) regression there; without the attribute, it is told from the speed.
         """
         splits = np.cumsum(list(REGRESSION.values()))[:-1]
         columns = np.split(rows.astype(np.float64), splits, axis=1)
@@ -67,8 +70,12 @@ class CenterDecoder:
         x, y = self.grid.to_metres(cell // ny + offset[:, 0], cell % ny + offset[:, 1])
         # Bounded, so that an untrained network gives no infinite box: 5 cm to 55 m.
         size = np.exp(log_size.clip(-3, 4))
+        height = height - size[:, 2:] / 2 if self.top else height
         yaw = np.arctan2(heading[:, 0], heading[:, 1])
-        attribute = self._attribute(label, logits)
+        if logits.shape[1]:
+            attribute = self._attribute(label, logits)
+        else:
+            attribute = attribute_of_speed(self.classes, label, velocity)
         last = np.stack([yaw, *velocity.T, score, label, attribute], 1)
         boxes = np.concatenate([np.stack([x, y], 1), height, size, last], 1)
         # Score 0 is no peak, whatever the threshold.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import ConvBlock
+from ..layers import ConvBlock, start_as_mmcv
 
 
 class FPN(nn.Module):
@@ -65,10 +65,7 @@ class LSSFPN(nn.Module):
             ConvBlock(own + up, out_channels, 1) for own, up in zip(in_channels, above)
         )
         self.smooth = nn.ModuleList(ConvBlock(out_channels, out_channels) for _ in above)
-        for block in (*self.lateral, *self.smooth):  # as published
-            conv = next(block.children())
-            assert isinstance(conv, nn.Conv2d)
-            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        start_as_mmcv(self)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Join the maps.

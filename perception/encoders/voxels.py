@@ -40,6 +40,7 @@ class VoxelEncoder(nn.Module):
         blocks: residual blocks of a stage.
         max_points: points of a voxel that are used, the first by input order; null for all.
         max_voxels: voxels of a sample that are used, the first by input order; null for all.
+        max_voxels_training: the same in training; null for ``max_voxels``.
         engine: what runs the convolutions; spconv and spconv_triton are packages of their own.
     """
 
@@ -52,6 +53,7 @@ class VoxelEncoder(nn.Module):
         blocks: int = 2,
         max_points: int | None = 10,
         max_voxels: int | None = None,
+        max_voxels_training: int | None = None,
         engine: Engine = "native",
     ):
         super().__init__()
@@ -59,6 +61,7 @@ class VoxelEncoder(nn.Module):
         _check_sizes(grid, voxel_size, stages)
         self.grid, self.voxel_size, self.height_range = grid, voxel_size, height_range
         self.max_points, self.max_voxels = max_points, max_voxels
+        self.max_voxels_training = max_voxels_training or max_voxels
         self.conv_input = _ConvNorm(SubmanifoldConv3d(POINT_FEATURES, channels[0], engine=engine))
         self.encoder_layers = nn.Sequential()
         down = []
@@ -100,7 +103,7 @@ class VoxelEncoder(nn.Module):
         voxels = voxelize(
             *(batch.points[:, :POINT_FEATURES], batch.point_sample, batch.size),
             *((x0, y0, z0, x1, y1, z1), self.voxel_size),
-            *(self.max_points, self.max_voxels),
+            *(self.max_points, self.max_voxels_training if self.training else self.max_voxels),
         )
         coordinates = voxels.coordinates[:, [0, 3, 2, 1]].int()
         return SparseTensor(voxels.features, coordinates, self.grid_shape, batch.size)

@@ -17,8 +17,9 @@ from rich.console import Console
 from ...datasets.boxes import Boxes3D, Detections
 from ...datasets.errors import DataError
 from ...datasets.occupancy import OccupancyLabels
+from .boxes import GlobalBoxes
 from .detection import DetectionMetrics, evaluate_detections
-from .ground_truth import AnnotationReader, ground_truth
+from .ground_truth import AnnotationReader, TrackingTruth, tracking_truth
 from .map import MapIoU, MapMetrics
 from .occupancy import OccupancyEvaluation, OccupancyMetrics
 from .occupancy_truth import FrameReader, OccupancyTruth
@@ -31,17 +32,24 @@ from .tables import (
     occupancy_rows,
     occupancy_tables,
     range_rows_of,
+    tracking_rows,
+    tracking_tables,
     write_csv,
 )
+from .tracking import TrackingMetrics, evaluate_tracks
+from .tracking_submission import write_tracking_submission
+from .tracks import Timeline
 
 SUBMISSION = "submission.json"
+TRACKS = "tracks.json"
 METRICS = "metrics.json"
 
 
 class Model(Protocol):
     """The part of ``FusionModel`` that is needed here (any torch module that offers it)."""
 
-    training: bool
+    @property
+    def training(self) -> bool: ...
 
     def __call__(self, batch: Any, *, use_camera: bool, use_lidar: bool) -> dict: ...
 
@@ -63,6 +71,7 @@ class EvaluationMetrics:
     num_frames: int  # in the split
     skipped: tuple[str, ...]  # tokens of the frames that could not be read
     seconds: float
+    tracking: TrackingMetrics | None = None  # of the default tracker on the detections
 
     def headline(self) -> dict[str, float]:
         """The main figures of every task, larger being better: what tables of runs compare."""
@@ -71,10 +80,12 @@ class EvaluationMetrics:
             found |= {"mAP": self.detection.mean_ap, "NDS": self.detection.nd_score}
         if self.map:
             found["map mIoU"] = self.map.mean_iou
+        if self.tracking:
+            found["AMOTA"] = self.tracking.amota
         return found
 
     def to_json(self) -> dict:
-        """``detection.mAP``, ``detection.NDS``, ``map.mIoU``, ``occupancy.mIoU``, ... first."""
+        """``detection.mAP``, ``map.mIoU``, ``occupancy.mIoU``, ``tracking.AMOTA``, ... first."""
         content: dict[str, Any] = {}
         if self.detection:
             headline = {"mAP": self.detection.mean_ap, "NDS": self.detection.nd_score}
@@ -83,6 +94,8 @@ class EvaluationMetrics:
             content["map"] = self.map.to_json()
         if self.occupancy:
             content["occupancy"] = self.occupancy.to_json()
+        if self.tracking:
+            content["tracking"] = self.tracking.headline() | self.tracking.to_json()
         frames = {"total": self.num_frames, "skipped": list(self.skipped)}
         return content | {"frames": frames, "seconds": {"evaluate": self.seconds}}
 
@@ -95,6 +108,8 @@ class EvaluationMetrics:
         if self.map:
             console.print(map_table(self.map))
         for table in occupancy_tables(self.occupancy) if self.occupancy else ():
+            console.print(table)
+        for table in tracking_tables(self.tracking) if self.tracking else ():
             console.print(table)
         if self.skipped:
             console.print(
@@ -126,6 +141,8 @@ def evaluate_model(
 ) -> EvaluationMetrics:
     """Measure a model and write ``submission.json``, ``metrics.json`` and CSV tables.
 
+    Detections are also tracked, where the frames make scenes, and leave ``tracks.json``.
+
     Args:
         model: see ``Model``; run in evaluation mode, on the device of its parameters.
         loader: gives each frame of the reader in batches: a ``Batch``, or, with unreadable frames
@@ -148,15 +165,22 @@ def evaluate_model(
     if len(skipped) == len(tokens):
         raise DataError("no frame could be evaluated: the loader gave none of the reader's frames")
     run_folder.mkdir(parents=True, exist_ok=True)
-    detection = None
+    detection, tracking = None, None
+    meta = submission_meta(use_camera, use_lidar)
     if found.has_detection:
         submission = run_folder / SUBMISSION
-        _write_detections(submission, tokens, found, submission_meta(use_camera, use_lidar))
-        detection = _measure_detections(submission, tokens, reader)
+        _write_detections(submission, tokens, found, meta)
+        # Measured is the file as it was written; nothing, where there are no annotations.
+        if reader.global_annotations(0) is not None:
+            boxes, truth = read_submission(submission, tokens), tracking_truth(reader)
+            detection = evaluate_detections(boxes, truth.annotations)
+            tracking = _track(run_folder / TRACKS, boxes, truth, meta)
     measured_map = found.map.compute() if found.map and found.map.num_samples else None
     voxels = found.occupancy.compute() if found.occupancy else None
     seconds = time.monotonic() - start
-    metrics = EvaluationMetrics(detection, measured_map, voxels, len(tokens), skipped, seconds)
+    metrics = EvaluationMetrics(
+        detection, measured_map, voxels, len(tokens), skipped, seconds, tracking
+    )
     write_metrics(run_folder, metrics)
     return metrics
 
@@ -208,6 +232,8 @@ def write_metrics(run_folder: Path | str, metrics: EvaluationMetrics) -> None:
         write_csv(run_folder / "map.csv", *map_rows(metrics.map))
     if metrics.occupancy:
         write_csv(run_folder / "occupancy.csv", *occupancy_rows(metrics.occupancy))
+    if metrics.tracking:
+        write_csv(run_folder / "tracking.csv", *tracking_rows(metrics.tracking))
     partial = run_folder / (METRICS + ".partial")
     text = json.dumps(metrics.to_json(), indent=2, allow_nan=False)
     partial.write_text(text + "\n", encoding="utf-8")
@@ -250,13 +276,19 @@ def _write_detections(
     write_submission(path, tokens, detections, transforms, meta)
 
 
-def _measure_detections(
-    submission: Path, tokens: Sequence[str], reader: AnnotationReader
-) -> DetectionMetrics | None:
-    """Metrics of the file as written; None where there is nothing to measure against."""
-    if reader.global_annotations(0) is None:
+def _track(
+    path: Path, boxes: GlobalBoxes, truth: TrackingTruth, meta: dict[str, bool]
+) -> TrackingMetrics | None:
+    """Metrics of the default tracker; None where no scene has a second frame or no object."""
+    from ..tracking import KalmanTracker
+    from ..tracking.scenes import track_scenes
+
+    if len(np.unique(truth.scene)) == len(truth.scene):
         return None
-    return evaluate_detections(read_submission(submission, tokens), ground_truth(reader))
+    tracked = track_scenes(KalmanTracker(), boxes, Timeline(truth.scene, truth.timestamp_us))
+    write_tracking_submission(path, truth.annotations.tokens, tracked, meta)
+    metrics = evaluate_tracks(tracked, truth)
+    return metrics if sum(metrics.num_truth.values()) else None
 
 
 def _device_of(model: Any) -> Any:

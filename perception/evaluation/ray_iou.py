@@ -30,7 +30,7 @@ def ray_directions() -> NDArray[np.float64]:
     pitch, azimuth = np.meshgrid(pitches, np.deg2rad(np.arange(360.0)), indexing="ij")
     flat = np.cos(pitch)
     axes = flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(pitch)
-    return np.stack(axes, -1).reshape(-1, 3)
+    return np.asarray(np.stack(axes, -1).reshape(-1, 3), np.float64)
 
 
 def ray_origins(

@@ -16,7 +16,14 @@ from ...datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES
 from .boxes import GlobalBoxes, upright_in_global
 from .submission_file import MAX_BOXES, BoxColumns, read_boxes
 
-__all__ = ["MAX_BOXES", "read_submission", "submission_meta", "write_results", "write_submission"]
+__all__ = [
+    "MAX_BOXES",
+    "read_submission",
+    "read_submission_and_meta",
+    "submission_meta",
+    "write_results",
+    "write_submission",
+]
 _LABEL = {name: index for index, name in enumerate(DETECTION_CLASSES)}
 _ATTRIBUTE = {name: index for index, name in enumerate(ATTRIBUTES)} | {"": -1}
 
@@ -135,8 +142,15 @@ def read_submission(path: Path | str, tokens: Sequence[str]) -> GlobalBoxes:
             more than 500 boxes, or a box is incomplete, of an unknown class, or holds NaN
             (velocity may).
     """
+    return read_submission_and_meta(path, tokens)[0]
+
+
+def read_submission_and_meta(
+    path: Path | str, tokens: Sequence[str]
+) -> tuple[GlobalBoxes, dict[str, bool]]:
+    """As ``read_submission``, with what the file says of its inputs."""
     columns = read_boxes(path, tokens, _Detections)
-    return columns.boxes(attribute=columns.third)
+    return columns.boxes(attribute=columns.third), columns.meta
 
 
 class _Detections(BoxColumns):

@@ -33,6 +33,7 @@ class BoxColumns:
         self.path = path
         self.sample_of = {token: index for index, token in enumerate(tokens)}
         self.numbers = array("d")
+        self.meta: dict[str, Any] = {}
         self.names = array("q")  # sample, label, extra, number of points
 
     def number_of(self, value: Any) -> int:
@@ -147,6 +148,7 @@ def read_boxes(path: Path | str, tokens: Sequence[str], kind: type[Columns]) -> 
         raise DataError(f"{path}: a submission needs the fields `meta` and `results`")
     _check_tokens(path, results, tokens)
     columns.check(results)
+    columns.meta = content["meta"] or {}
     return columns
 
 

@@ -14,6 +14,7 @@ from .detection import DetectionMetrics
 from .detection_errors import ERRORS
 from .map import MapMetrics
 from .occupancy import MASK_TEXTS, OccupancyMetrics
+from .tracking import METRICS, SUMMED, TrackingMetrics
 
 ERROR_HEADINGS = {
     "trans_err": "ATE m",
@@ -22,6 +23,9 @@ ERROR_HEADINGS = {
     "vel_err": "AVE m/s",
     "attr_err": "AAE",
 }
+TRACKING_HEADINGS = {
+    "amotp": "AMOTP m", "motp": "MOTP m", "tid": "TID s", "lgd": "LGD s",
+}  # fmt: skip
 Row = list[str | float | int]
 
 
@@ -45,6 +49,43 @@ def map_table(metrics: MapMetrics) -> Table:
     """IoU of every class at its best threshold."""
     head, rows = map_rows(metrics)
     return _table(f"Map: mIoU {metrics.mean_iou:.4f}", head[:3], [row[:3] for row in rows])
+
+
+def tracking_tables(metrics: TrackingMetrics) -> list[Table]:
+    """Accuracy by class, and what went wrong; each fits a terminal of 80 columns."""
+    head, rows = tracking_rows(metrics)
+    main = ["class", "boxes", "tracks", "AMOTA", "AMOTP m", "MOTA", "MOTP m", "RECALL"]
+    counts = ["class", "TP", "FP", "FN", "IDS", "FRAG", "MT", "ML", "TID s", "LGD s"]
+    title = f"Tracking: AMOTA {metrics.amota:.4f}, AMOTP {metrics.amotp:.3f} m"
+    return [
+        _table(name, columns, [[row[head.index(c)] for c in columns] for row in rows])
+        for name, columns in (
+            (title, main),
+            ("At the score threshold with the best MOTA of each class", counts),
+        )
+    ]
+
+
+def tracking_rows(metrics: TrackingMetrics) -> tuple[list[str], list[Row]]:
+    """Heading, a row per class, and all classes together."""
+    names = [TRACKING_HEADINGS.get(metric, metric.upper()) for metric in METRICS]
+    classes = list(metrics.num_truth)
+
+    def row(name: str, boxes: int, tracks: int, values: dict[str, float]) -> Row:
+        return [name, boxes, tracks, *(_whole(m, values[m]) for m in METRICS)]
+
+    rows = [
+        row(
+            name,
+            metrics.num_truth[name],
+            metrics.num_tracks[name],
+            {metric: metrics.label_metrics[metric][name] for metric in METRICS},
+        )
+        for name in classes
+    ]
+    boxes, tracks = sum(metrics.num_truth.values()), sum(metrics.num_tracks.values())
+    rows.append(row("all", boxes, tracks, {m: metrics.overall(m) for m in METRICS}))
+    return ["class", "boxes", "tracks", *names], rows
 
 
 def detection_rows(metrics: DetectionMetrics) -> tuple[list[str], list[Row]]:
@@ -146,6 +187,11 @@ def _text(cell: str | float | int) -> str:
     if _is_nan(cell):
         return "–"
     return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
+def _whole(metric: str, value: float) -> float | int:
+    """Counts as whole numbers."""
+    return int(value) if metric in SUMMED and not math.isnan(value) else value
 
 
 def _is_nan(cell: str | float | int) -> bool:

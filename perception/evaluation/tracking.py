@@ -73,6 +73,11 @@ class TrackingMetrics:
         """Average multi-object tracking precision, metres."""
         return self.overall("amotp")
 
+    def headline(self) -> dict[str, float | None]:
+        """The main figures, by their usual names."""
+        names = {"AMOTA": "amota", "AMOTP": "amotp", "MOTA": "mota", "IDS": "ids"}
+        return {name: _or_none(self.overall(metric)) for name, metric in names.items()}
+
     def to_json(self) -> dict:
         """The layout of the devkit's ``metrics_summary.json``; NaN becomes None (JSON null)."""
         return {metric: _or_none(self.overall(metric)) for metric in METRICS} | {

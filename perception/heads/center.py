@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,9 @@ from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES, attributes_of
 from ...kernels.grid import BEVGrid
 from ..decoding.centers import REGRESSION, CenterDecoder
-from ..layers import ConvBlock, output_conv
+from ..layers import ConvBlock
 from ..losses import gaussian_focal_loss, masked_l1, mean_over_processes
+from .center_branches import SeparateRegression, joint_branch, separate_branch
 from .center_decode import decode_centers
 from .center_targets import CenterTargets, PeakShape, draw_targets
 
@@ -54,6 +56,10 @@ class CenterHead(nn.Module):
         max_boxes: most boxes per sample.
         nms_scale: of two boxes of a class whose centres are nearer than this times their mean
             shorter side, only the better one is given; 0 turns that off.
+        separate: a branch of two 3x3 convolutions for each quantity and no attributes, which are
+            then told from class and speed: CenterPoint as MIT BEVFusion's camera-only model has it.
+        height_of: whether the height is predicted of the middle or of the top of a box; "top" for
+            published models, whose boxes stood half their height too high in training.
     """
 
     task = "detection"
@@ -75,6 +81,8 @@ class CenterHead(nn.Module):
         score_threshold: float = 0.03,
         max_boxes: int = 500,
         nms_scale: float = 1.0,
+        separate: bool = False,
+        height_of: Literal["middle", "top"] = "middle",
     ):
         super().__init__()
         groups = [list(g) for g in class_groups] if class_groups else [list(classes)]
@@ -87,12 +95,19 @@ class CenterHead(nn.Module):
         self.peaks, self.regression_weight = peaks or PeakShape(), regression_weight
         self.relative_weight = {"velocity": velocity_weight, "attribute": attribute_weight}
         self.score_threshold, self.max_boxes = score_threshold, max_boxes
-        self.nms_scale = nms_scale
+        self.nms_scale, self.top = nms_scale, height_of == "top"
         self.shared = ConvBlock(in_channels, channels)
         # Every cell starts at a score of 0.1 (Lin et al. 2017), or background drowns the rest.
         bias = -math.log(9.0)
-        self.heatmap = nn.ModuleList(_branch(channels, len(group), bias) for group in groups)
-        self.regression = nn.ModuleList(_branch(channels, sum(REGRESSION.values())) for _ in groups)
+        self.widths = {k: n for k, n in REGRESSION.items() if not (separate and k == "attribute")}
+        branch = separate_branch if separate else joint_branch
+        self.heatmap = nn.ModuleList(branch(channels, len(group), bias) for group in groups)
+        self.regression = nn.ModuleList(
+            SeparateRegression(channels, self.widths)
+            if separate
+            else joint_branch(channels, sum(self.widths.values()))
+            for _ in groups
+        )
         group_of = {name: g for g, group in enumerate(groups) for name in group}
         allowed = [[name in attributes_of(c) for name in ATTRIBUTES] for c in classes]
         for name, value in {
@@ -102,12 +117,18 @@ class CenterHead(nn.Module):
         }.items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, bev: Tensor) -> CenterOutput:
-        """Predict on every cell of the map (B, in_channels, X, Y)."""
+    def forward(self, bev: Tensor, evidence: Tensor | None = None) -> CenterOutput:
+        """Predict on every cell of the map (B, in_channels, X, Y).
+
+        Args:
+            bev: the map.
+            evidence: (B, K, X, Y) is added to the heat-map's logits.
+        """
         shared = self.shared(bev)
         heatmap = torch.cat([branch(shared) for branch in self.heatmap], 1)
         if len(self.heatmap) > 1:
             heatmap = heatmap[:, self.channel_of_class]
+        heatmap = heatmap if evidence is None else heatmap + evidence
         regression = torch.stack([branch(shared) for branch in self.regression], 1)
         return CenterOutput(heatmap, regression)
 
@@ -138,7 +159,7 @@ class CenterHead(nn.Module):
         """How peaks become boxes."""
         return CenterDecoder(
             *(self.grid, self.classes, tuple(self.group_of_class.tolist())),
-            *(self.score_threshold, self.max_boxes, self.nms_scale),
+            *(self.score_threshold, self.max_boxes, self.nms_scale, self.top),
         )
 
     def _regression_losses(
@@ -150,12 +171,14 @@ class CenterHead(nn.Module):
         maps = output.regression.flatten(3)  # (B, G, R, X * Y)
         group = self.group_of_class[label]
         rows = maps[batch.boxes.sample[box], group, :, targets.cell]  # (T, R)
-        predicted = dict(zip(REGRESSION, rows.float().split(list(REGRESSION.values()), 1)))
-        yaw = batch.boxes.yaw[box]
+        parts = rows.float().split(list(self.widths.values()), 1)
+        predicted = dict(zip(self.widths, parts, strict=True))
+        yaw, size = batch.boxes.yaw[box], batch.boxes.size[box]
+        height = batch.boxes.center[box, 2:]
         wanted = {
             "offset": targets.offset,
-            "height": batch.boxes.center[box, 2:],
-            "size": batch.boxes.size[box].clamp(min=1e-2).log(),
+            "height": height + size[:, 2:] / 2 if self.top else height,
+            "size": size.clamp(min=1e-2).log(),
             "heading": torch.stack([yaw.sin(), yaw.cos()], 1),
             "velocity": batch.boxes.velocity[box],
         }
@@ -163,6 +186,8 @@ class CenterHead(nn.Module):
             name: (masked_l1(predicted[name], value).sum(1) * targets.weight).sum()
             for name, value in wanted.items()
         }
+        if "attribute" not in predicted:
+            return losses
         attribute = batch.boxes.attribute[box]
         losses["attribute"] = (
             self._attribute_loss(predicted["attribute"], attribute, label) * targets.weight
@@ -177,7 +202,3 @@ class CenterHead(nn.Module):
         logits = logits.masked_fill(~allowed, -1e4)
         loss = F.cross_entropy(logits, attribute.clamp(min=0), reduction="none")
         return loss.where(known, 0)
-
-
-def _branch(channels: int, out_channels: int, bias: float = 0.0) -> nn.Sequential:
-    return nn.Sequential(ConvBlock(channels, channels), output_conv(channels, out_channels, bias))

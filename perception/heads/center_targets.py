@@ -23,7 +23,9 @@ class CenterTargets:
     weight: Tensor  # (T,) 1 at the centre's cell, less around it
 
 
-def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float) -> Tensor:
+def gaussian_radius(
+    length: Tensor, width: Tensor, min_overlap: float, as_published: bool = False
+) -> Tensor:
     """How far corners may be off, cells, for a box to keep ``min_overlap`` IoU with the truth.
 
     The smallest of three cases (Law and Deng, ECCV 2018, with their later correction: roots are
@@ -33,11 +35,21 @@ def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float) -> Tensor
         length: (M,) cells.
         width: (M,) cells.
         min_overlap: IoU in (0, 1).
+        as_published: without the correction, and with the larger root of each case, as in the
+            training of published detectors.
 
     Returns:
         (M,) cells, not rounded.
     """
     total, area, o = length + width, length * width, min_overlap
+    if as_published:
+        return torch.minimum(
+            _larger_root_halved(1.0, total, area * (1 - o) / (1 + o)),
+            torch.minimum(
+                _larger_root_halved(4.0, 2 * total, (1 - o) * area),
+                _larger_root_halved(4 * o, -2 * o * total, (o - 1) * area),
+            ),
+        )
     # Shifted: (l - r)(w - r) = o (2 l w - (l - r)(w - r))
     shifted = _smaller_root(1.0, -total, area * (1 - o) / (1 + o))
     # Shrunk: (l - 2r)(w - 2r) = o l w
@@ -50,6 +62,10 @@ def gaussian_radius(length: Tensor, width: Tensor, min_overlap: float) -> Tensor
 
 def _smaller_root(a: float, b: Tensor, c: Tensor) -> Tensor:
     return (-b - (b**2 - 4 * a * c).clamp(min=0).sqrt()) / (2 * a)
+
+
+def _larger_root_halved(a: float, b: Tensor, c: Tensor) -> Tensor:
+    return (b + (b**2 - 4 * a * c).clamp(min=0).sqrt()) / 2
 
 
 @dataclass(frozen=True)
@@ -65,17 +81,19 @@ class PeakShape:
             along the truck and to decimetres across it.
         regression_value: the box is also regressed from cells where its Gaussian is this high, so
             that a peak beside the centre still gives the right box; 1 is the centre's cell alone.
+        published_radius: the radius of published training, see :func:`gaussian_radius`.
     """
 
     min_overlap: float = 0.1
     min_radius: int = 2
     elongation: float = 0.0
     regression_value: float = 0.2
+    published_radius: bool = False
 
     def deviations(self, length: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Standard deviations along and across boxes, and how far they are drawn; all in cells."""
         if not self.elongation:
-            radius = gaussian_radius(length, width, self.min_overlap)
+            radius = gaussian_radius(length, width, self.min_overlap, self.published_radius)
             radius = radius.floor().clamp(min=self.min_radius)
             return _deviation(radius), _deviation(radius), radius
         least = (2 * self.min_radius + 1) / 6

@@ -16,7 +16,7 @@ from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import DETECTION_CLASSES
 from ...kernels.grid import BEVGrid
 from ..decoding.queries import QueryDecoder
-from ..layers import ConvBlock
+from ..layers import ConvBlock, start_as_mmcv
 from .query_boxes import local_maxima, query_box_columns
 from .query_decoder import QueryDecoderLayer
 from .transfusion_loss import TransFusionLoss
@@ -109,6 +109,7 @@ class TransFusionHead(nn.Module):
         self.shared = nn.Conv2d(in_channels, channels, 3, padding=1)
         last = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.heatmap = nn.Sequential(ConvBlock(channels, channels), last)
+        start_as_mmcv(self.heatmap)
         self.class_embedding = nn.Conv1d(num_classes, channels, 1)
         self.decoder = QueryDecoderLayer(channels, num_heads, ffn_channels, dropout)
         widths = {**PREDICTED, "logits": num_classes}
@@ -123,10 +124,16 @@ class TransFusionHead(nn.Module):
         self.register_buffer("single_cell", single, persistent=False)
         self.register_buffer("cell_centers", _cell_centers(grid), persistent=False)
 
-    def forward(self, bev: Tensor) -> TransFusionOutput:
-        """Predict from the map (B, in_channels, X, Y)."""
+    def forward(self, bev: Tensor, evidence: Tensor | None = None) -> TransFusionOutput:
+        """Predict from the map (B, in_channels, X, Y).
+
+        Args:
+            bev: the map.
+            evidence: (B, K, X, Y) is added to the heat-map's logits, before queries are chosen.
+        """
         shared = self.shared(bev)
         heatmap = self.heatmap(shared)
+        heatmap = heatmap if evidence is None else heatmap + evidence
         peaks = local_maxima(
             heatmap.detach().float().sigmoid(), self.single_cell, self.border_peaks
         )
@@ -171,12 +178,14 @@ class TransFusionHead(nn.Module):
 
 
 def _branch(channels: int, hidden: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(
+    branch = nn.Sequential(
         nn.Conv1d(channels, hidden, 1, bias=False),
         nn.BatchNorm1d(hidden),
         nn.ReLU(inplace=True),
         nn.Conv1d(hidden, out_channels, 1),
     )
+    start_as_mmcv(branch)
+    return branch
 
 
 def _cell_centers(grid: BEVGrid) -> Tensor:

@@ -58,7 +58,9 @@ def rules_of(source: Source) -> list[Rule]:
         *_view_transform(names.lift),
         *_sparse_encoder(names.lidar),
         *_bev(names),
+        *_camera_decoder(names.second, names.second_fpn),
         *_detection_head(names.detection, *head),
+        *_center_head(names.detection),
         *_map_head(names.map),
     ]
 
@@ -128,6 +130,42 @@ def _bev(names: Prefixes) -> list[Rule]:
         Rule(rf"{second}\.blocks\.(\d)\.(\d+)\.(\w+)", r"backbone.stages.\1.<2>.\3"),
         Rule(rf"{fpn}\.deblocks\.(\d)\.(\d\.\w+)", r"backbone.ups.\1.\2"),
     ]
+
+
+def _camera_decoder(stages: str, neck: str) -> list[Rule]:
+    """The residual decoder of the camera-only model."""
+    stages, neck = stages.replace(".", r"\."), neck.replace(".", r"\.")
+    return [
+        Rule(rf"{stages}\.(\d\.\d\.(?:conv|bn)\d\.\w+)", r"backbone.stages.\1"),
+        Rule(rf"{stages}\.(\d\.\d)\.downsample\.(\d\.\w+)", r"backbone.stages.\1.shortcut.\2"),
+        Rule(rf"{neck}\.fuse\.(\d)\.(\w+)", r"backbone.fuse.<1>.\2"),
+        # Before them comes a layer without weights.
+        Rule(rf"{neck}\.upsample\.1\.(\w+)", r"backbone.up.0.\1"),
+        Rule(rf"{neck}\.upsample\.2\.(\w+)", r"backbone.up.1.\1"),
+    ]
+
+
+def _center_head(prefix: str) -> list[Rule]:
+    """CenterPoint's head of the camera-only model; its boxes are those of MIT's other head."""
+    theirs, ours = prefix.replace(".", r"\."), "heads.detection"
+    branches = {"reg": "offset", "height": "height", "dim": "size", "rot": "heading"}
+    branches |= {"vel": "velocity"}
+    last: dict[str, Convert] = {"dim": size_from_mit, "rot": heading_from_mit}
+    found = [
+        Rule(rf"{theirs}\.shared_conv\.conv\.(\w+)", rf"{ours}.shared.0.\1"),
+        Rule(rf"{theirs}\.shared_conv\.bn\.(\w+)", rf"{ours}.shared.1.\1"),
+    ]
+    for name in ("heatmap", *branches):
+        branch = rf"{theirs}\.task_heads\.(\d)\.{name}"
+        to = rf"{ours}.heatmap.\1"
+        if name in branches:
+            to = rf"{ours}.regression.\1.{branches[name]}"
+        found += [
+            Rule(rf"{branch}\.0\.conv\.(\w+)", rf"{to}.0.0.\2"),
+            Rule(rf"{branch}\.0\.bn\.(\w+)", rf"{to}.0.1.\2"),
+            Rule(rf"{branch}\.1\.(\w+)", rf"{to}.1.\2", last.get(name, as_it_is)),
+        ]
+    return found
 
 
 def _detection_head(prefix: str, size: Convert, heading: Convert) -> list[Rule]:

@@ -11,7 +11,7 @@ from .bevfusion import translate_weights
 from .bevfusion_rules import Source
 from .published import read_published
 
-Task = Literal["det", "seg", "lidar_det"]  # names of the configs in configs/bevfusion
+Task = Literal["det", "seg", "lidar_det", "camera_det"]  # names of the configs in configs/bevfusion
 
 
 def import_checkpoint(checkpoint: Path, folder: Path, source: Source, task: Task) -> int:
@@ -21,7 +21,7 @@ def import_checkpoint(checkpoint: Path, folder: Path, source: Source, task: Task
         checkpoint: the published ``.pth`` or ``.safetensors``.
         folder: a new run folder.
         source: who published it.
-        task: detection, map segmentation, or detection by LiDAR alone.
+        task: detection, map segmentation, or detection by LiDAR or by cameras alone.
 
     Returns:
         The number of parameters and statistics that were taken over.
@@ -33,8 +33,8 @@ def import_checkpoint(checkpoint: Path, folder: Path, source: Source, task: Task
     from ..commands.train import CONFIG, run_parser, without_session
     from ..training.saving import LAST
 
-    if source == "mmdet3d" and task == "seg":
-        raise ValueError("mmdetection3d published no BEVFusion for map segmentation; use det")
+    if source == "mmdet3d" and task in ("seg", "camera_det"):
+        raise ValueError(f"mmdetection3d published no BEVFusion for {task}; use det or lidar_det")
     folder = Path(folder)
     if (folder / CONFIG).exists() or (folder / LAST).exists():
         raise ValueError(f"{folder} already holds a run; give a new folder")

@@ -211,7 +211,8 @@ class NuScenesData(pl.LightningDataModule):
 
     def _order(self, reader: NuScenesReader) -> Order:
         if self.class_balanced:
-            return ClassBalanced(reader.class_counts(), self.seed, self.samples_per_epoch)
+            counts = reader.class_counts(self._encoder.count_radar)
+            return ClassBalanced(counts, self.seed, self.samples_per_epoch)
         return Shuffled(len(reader), self.seed)
 
     @property

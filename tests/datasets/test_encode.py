@@ -365,3 +365,20 @@ def test_real_samples_from_end_to_end(key_frame):
     reach = (batch.bev_from_image @ ray)[:, :2].norm(dim=1)
     assert (reach > 8).all()
     assert (reach < 14).all()
+
+
+def test_points_in_half_precision_are_the_nearest_half_numbers():
+    points = ENCODER(make_frame()).points
+    half = replace(ENCODER, half_points=True)(make_frame()).points
+    assert torch.equal(half, points.half().float())
+    assert not torch.equal(half, points)
+
+
+def test_radar_points_count_where_they_shall():
+    truth = make_annotations(
+        [[5.0, 0, 0], [9.0, 3, 0], [20.0, 5, 0]], np.ones((3, 3)), np.zeros(3), [0, 1, 2], [0, 0, 4]
+    )
+    truth = replace(truth, num_radar_points=np.array([2, 0, 0]))
+    frame = make_frame(annotations=truth)
+    assert ENCODER(frame).boxes.label.tolist() == [2]
+    assert replace(ENCODER, count_radar=True)(frame).boxes.label.tolist() == [0, 2]

@@ -287,7 +287,7 @@ def test_mmdetection3d_run_has_heights_of_middles(det_state, tmp_path, capfd):
     assert model.heads["detection"].height_of == "middle"
     with pytest.raises(SystemExit):
         cli.main(["import", *options, "--task=seg"])
-    assert "no BEVFusion for map" in capfd.readouterr().err
+    assert "no BEVFusion for seg" in capfd.readouterr().err
 
 
 # --- files ----------------------------------------------------------------------------------------

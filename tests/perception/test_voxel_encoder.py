@@ -137,3 +137,15 @@ def test_sizes_that_do_not_fit_are_refused():
         TINY(GRID, voxel_size=(0.3, 0.3, 0.25))
     with pytest.raises(ValueError, match="two stages"):
         TINY(GRID, channels=(8,))
+
+
+def test_training_may_keep_fewer_voxels():
+    batch = make_batch(points=400)
+    both = VoxelEncoder(
+        GRID, (0.4, 0.4, 0.2), channels=(4, 4), max_voxels=60, max_voxels_training=20
+    )
+    for train, limit in ((False, 60), (True, 20)):
+        voxels = both.train(train)._voxels(batch)
+        assert voxels.coordinates[:, 0].bincount().tolist() == [limit, limit]
+    same = VoxelEncoder(GRID, (0.4, 0.4, 0.2), channels=(4, 4), max_voxels=60)
+    assert len(same.train()._voxels(batch).coordinates) == 120
