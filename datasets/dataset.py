@@ -15,7 +15,7 @@ from .batch import Batch, collate
 from .encode import Encoder
 from .errors import DataError
 from .frame import Frame
-from .seeding import generator
+from .seeding import epoch_seed
 
 
 class FrameReader(Protocol):
@@ -127,11 +127,6 @@ class FrameDataset(Dataset[Batch | Unreadable]):
             if not (isinstance(step, FirstEpochs) and epoch >= step.epochs):
                 frame = step(frame, seed)
         return frame
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed that steps get: the run's seed mixed with the epoch."""
-    return int(generator(seed, str(epoch), "epoch_seed").integers(2**63))
 
 
 def collate_counting(

@@ -17,3 +17,8 @@ def generator(seed: int, token: str, step: str) -> np.random.Generator:
     """
     digest = hashlib.blake2b(f"{seed}\0{token}\0{step}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed that steps get: the run's seed mixed with the epoch; evaluation is epoch 0."""
+    return int(generator(seed, str(epoch), "epoch_seed").integers(2**63))

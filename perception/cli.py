@@ -18,6 +18,7 @@ VERBS = {
     "export": "a trained model as ONNX, checked against the original",
     "infer": "run an exported model on a dataset",
     "robustness": "corrupted, lost and attacked sensors: one table, one report",
+    "corrupt": "write a corrupted nuScenes folder",
     "import": "published checkpoints (MIT BEVFusion, mmdetection3d) to run folders",
     "view": "pictures of frames, truth and detections",
     "doctor": "what this machine has, and which path each operation takes",
