@@ -55,13 +55,15 @@ def finished(folder: Path, steps: int) -> bool:
 
 def table(results: dict[str, dict]) -> str:
     """The results as a Markdown table."""
-    lines = ["| sensors | mAP | NDS | map mIoU |", "| --- | --- | --- | --- |"]
+    head = ("sensors", "mAP", "NDS", "map mIoU", "occupancy mIoU", "RayIoU")
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for name, metrics in results.items():
-        detection = metrics["detection"]
-        lines.append(
-            f"| {name} | {detection['mAP']:.3f} | {detection['NDS']:.3f} "
-            f"| {metrics['map']['mIoU']:.3f} |"
+        detection, occupancy = metrics["detection"], metrics["occupancy"]
+        figures = (
+            *(detection["mAP"], detection["NDS"], metrics["map"]["mIoU"]),
+            *(occupancy["mIoU"], occupancy["RayIoU"]),
         )
+        lines.append(f"| {name} | {' | '.join(f'{figure:.3f}' for figure in figures)} |")
     return "\n".join(lines)
 
 
@@ -84,7 +86,7 @@ def main() -> None:
     (options.out / "sensors.json").write_text(json.dumps(content, indent=2) + "\n")
     note = (
         f"Same synthetic world, same {options.steps} steps of two samples each; scenes not "
-        f"trained on. Commit {origin['commit']}, {origin['date']}: `{origin['command']}`"
+        f"trained on; occupancy mIoU over voxels that a camera sees. Commit {origin['commit']}, {origin['date']}: `{origin['command']}`"
     )
     (options.out / "sensors.md").write_text(f"{table(results)}\n\n{note}\n")
     print(table(results))
