@@ -86,7 +86,8 @@ def main() -> None:
     (options.out / "sensors.json").write_text(json.dumps(content, indent=2) + "\n")
     note = (
         f"Same synthetic world, same {options.steps} steps of two samples each; scenes not "
-        f"trained on; occupancy mIoU over voxels that a camera sees. Commit {origin['commit']}, {origin['date']}: `{origin['command']}`"
+        f"trained on; occupancy mIoU over voxels that a camera sees. "
+        f"Commit {origin['commit']}, {origin['date']}: `{origin['command']}`"
     )
     (options.out / "sensors.md").write_text(f"{table(results)}\n\n{note}\n")
     print(table(results))
