@@ -6,6 +6,8 @@
 One batch of the geometry that the config asks for: the calibration and the sweeps of the real key
 frame where --data has them, made-up ones otherwise; images of noise. Times are medians after a
 warm-up, in milliseconds; stages are timed in the eager model, the device waited for around each.
+The whole is timed eager, with --compile also compiled, and on a GPU, from the sensors' maps on,
+as a CUDA graph; each with the memory that it takes at its peak.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from bench_geometry import has_real_rig, rig_of, ten_sweeps
 from bench_kernels import peak_growth_mb
 from provenance import provenance
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bevstack.datasets.batch import Batch, BoxTargets
 from bevstack.perception.commands.train import run_parser
 from bevstack.perception.model import FusionModel
+from bevstack.perception.sparse.conv import _Conv3d
 
 ORIGINAL = (1600, 900)  # nuScenes' images
 
@@ -41,7 +45,16 @@ class Stage:
     name: str
     median_ms: float
     parameters: int
-    gflops: float | None  # multiply-adds count twice; of dense layers only
+    gflops: float  # see count_flops
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way of running the model."""
+
+    name: str
+    median_ms: float
+    peak_mb: float | None  # memory beyond what is held before; None where it cannot be measured
 
 
 def make_batch(encoder, data: Path, size: int) -> Batch:
@@ -138,40 +151,101 @@ def bench(model: FusionModel, batch: Batch, options: argparse.Namespace) -> dict
     device = torch.device(options.device)
     dtype, watch = getattr(torch, options.dtype), Stopwatch(device)
 
-    def forward(network: Callable[[Batch], Any] = model):
+    def forward(network: Callable[[Batch], Any] = model) -> Any:
         with torch.inference_mode(), torch.autocast(device.type, dtype, dtype != torch.float32):
             return network(batch)
 
-    whole_ms = median_ms(forward, watch, options.repeat)
+    def mode(name: str, call: Callable[[], object]) -> Mode:
+        return Mode(name, median_ms(call, watch, options.repeat), peak_memory_mb(call, device))
+
     outputs = forward()
-    decode_ms = median_ms(lambda: model.decode(outputs, batch), watch, options.repeat)
-    peak_mb = peak_memory_mb(forward, device)
-    totals = {"forward": whole_ms, "decode": decode_ms}
+    modes = [mode("forward", forward), mode("decode", lambda: model.decode(outputs, batch))]
     if options.compile:
         compiled = torch.compile(model)
-        totals["forward, compiled"] = median_ms(lambda: forward(compiled), watch, options.repeat)
-    flops = {}
+        modes.append(mode("forward, compiled", lambda: forward(compiled)))
+    if device.type == "cuda":
+        # What comes before has sizes that depend on the points: no graph can hold it.
+        fuse = fuse_of(model, batch, dtype)
+        modes.append(mode("fuser to heads", fuse))
+        modes.append(mode("fuser to heads, CUDA graph", graphed(fuse)))
+    flops = count_flops(model, forward)
     parts = stages_of(model)
     for name, part in parts.items():
         watch.watch(name, part)
     for _ in range(2 + options.repeat):
         forward()
-    with FlopCounterMode(display=False) as counter:
-        forward()
-    for name, part in parts.items():
-        counted = counter.get_flop_counts().get(_path_of(model, part))
-        flops[name] = sum(counted.values()) / 1e9 if counted else None
     stages = [
-        Stage(name, 1e3 * statistics.median(watch.seconds[name][2:]), _size(part), flops[name])
+        Stage(name, 1e3 * statistics.median(watch.seconds[name][2:]), size_of(part), flops[name])
         for name, part in parts.items()
     ]
     return {
-        "totals_ms": totals,
-        "peak_mb": peak_mb,
-        "parameters": _size(model),
-        "gflops": counter.get_total_flops() / 1e9,
+        "modes": [asdict(entry) for entry in modes],
+        "parameters": size_of(model),
+        "gflops": flops["all"],
         "stages": [asdict(stage) for stage in stages],
     }
+
+
+def fuse_of(model: FusionModel, batch: Batch, dtype: torch.dtype) -> Callable[[], object]:
+    """The model from the sensors' maps on, whose sizes are always the same."""
+    device = batch.points.device
+    cast = {"device_type": device.type, "dtype": dtype, "enabled": dtype != torch.float32}
+    with torch.no_grad(), torch.autocast(**cast):
+        camera = model.camera(batch)[0] if model.camera is not None else None
+        lidar = model.lidar(batch) if model.lidar is not None else None
+
+    def fuse() -> object:
+        with torch.no_grad(), torch.autocast(**cast, cache_enabled=False):
+            return model.fuse(camera, lidar)
+
+    return fuse
+
+
+def graphed(call: Callable[[], object]) -> Callable[[], object]:
+    """A call recorded as a CUDA graph: its kernels without their launches."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def count_flops(model: FusionModel, forward: Callable[[], object]) -> dict[str, float]:
+    """GFLOP of a forward pass, by stage and of "all": products of matrices, attention and
+    convolutions, a multiply-add counted twice; sparse ones by the pairs of voxels that meet.
+
+    Pooling, voxelization, norms and activations are not counted.
+    """
+    parts = stages_of(model)
+    sparse: dict[nn.Module, float] = {}
+    convolve = _Conv3d.convolve
+
+    def counting(conv: _Conv3d, voxels: Any, weight: Tensor, *rest: Any, **more: Any) -> Any:
+        result = convolve(conv, voxels, weight, *rest, **more)
+        pairs = int((voxels.table(conv.geometry).rows >= 0).sum())
+        sparse[conv] = 2.0 * pairs * weight.shape[-2] * weight.shape[-1]
+        return result
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # fused kernels have no formula
+    _Conv3d.convolve = counting
+    try:
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            forward()
+    finally:
+        _Conv3d.convolve = convolve
+        torch.backends.mha.set_fastpath_enabled(fast)
+    flops = {}
+    for name, part in parts.items():
+        dense = sum(counter.get_flop_counts().get(_path_of(model, part), {}).values())
+        flops[name] = (dense + sum(sparse.get(m, 0.0) for m in part.modules())) / 1e9
+    flops["all"] = (counter.get_total_flops() + sum(sparse.values())) / 1e9
+    return flops
 
 
 def peak_memory_mb(call: Callable[[], object], device: torch.device) -> float | None:
@@ -189,20 +263,24 @@ def _path_of(model: nn.Module, part: nn.Module) -> str:
     return f"{type(model).__name__}.{name}"
 
 
-def _size(module: nn.Module) -> int:
+def size_of(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def table(result: dict) -> str:
-    """The figures as a Markdown table."""
+    """The figures as Markdown tables."""
     lines = ["| stage | ms | GFLOP | parameters |", "| --- | ---: | ---: | ---: |"]
     for stage in result["stages"]:
-        gflops = "" if stage["gflops"] is None else f"{stage['gflops']:.1f}"
         name = stage["name"].replace("  ", "&nbsp;&nbsp;")
-        lines.append(f"| {name} | {stage['median_ms']:.1f} | {gflops} | {stage['parameters']:,} |")
-    for name, milliseconds in result["totals_ms"].items():
-        lines.append(f"| **{name}** | {milliseconds:.1f} | | |")
+        lines.append(
+            f"| {name} | {stage['median_ms']:.1f} | {stage['gflops']:.1f} "
+            f"| {stage['parameters']:,} |"
+        )
     lines.append(f"| **all** | | {result['gflops']:.1f} | {result['parameters']:,} |")
+    lines += ["", "| mode | ms | peak MB |", "| --- | ---: | ---: |"]
+    for mode in result["modes"]:
+        peak = "" if mode["peak_mb"] is None else f"{mode['peak_mb']:.0f}"
+        lines.append(f"| {mode['name']} | {mode['median_ms']:.1f} | {peak} |")
     return "\n".join(lines)
 
 
@@ -236,8 +314,6 @@ def main() -> None:
     print(f"{result['command']}\n{result['machine']}, "
           f"{len(batch.images)} images, {len(batch.points):,} points\n")  # fmt: skip
     print(table(result))
-    if result["peak_mb"] is not None:
-        print(f"\npeak memory of a forward pass: {result['peak_mb']:.0f} MB")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
