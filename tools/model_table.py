@@ -74,8 +74,8 @@ ENTRIES = (
 )
 
 
-def measured(entry: Entry, options: argparse.Namespace) -> tuple[int, float, float]:
-    """Parameters, GMAC and milliseconds of a forward pass."""
+def measured(entry: Entry, options: argparse.Namespace) -> tuple[int, float, float | None]:
+    """Parameters, GMAC and milliseconds of a forward pass, None without repeats."""
     paths = [str(ROOT / "configs" / f"{name}.yaml") for name in entry.configs]
     config = run_parser().parse_args([text for path in paths for text in ("--config", path)])
     parts = run_parser().instantiate(config)
@@ -86,7 +86,9 @@ def measured(entry: Entry, options: argparse.Namespace) -> tuple[int, float, flo
         with torch.inference_mode():
             return model(batch)
 
-    milliseconds = median_ms(forward, Stopwatch(torch.device("cpu")), options.repeat)
+    milliseconds = None
+    if options.repeat:
+        milliseconds = median_ms(forward, Stopwatch(torch.device("cpu")), options.repeat)
     return size_of(model), count_flops(model, forward)["all"] / 2, milliseconds
 
 
@@ -94,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write configs/README.md.")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=3, help="0 counts and does not time")
     parser.add_argument("--out", type=Path, default=ROOT / "configs" / "README.md")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -105,7 +107,8 @@ def main() -> None:
         names = " + ".join(f"`{name}.yaml`" for name in entry.configs)
         cells = (
             *(names, entry.task, entry.sensors, entry.published, entry.ours()),
-            *(f"{parameters / 1e6:.1f} M", f"{gmac:.1f}", f"{milliseconds / 1e3:.2f} s"),
+            *(f"{parameters / 1e6:.1f} M", f"{gmac:.1f}"),
+            "not timed" if milliseconds is None else f"{milliseconds / 1e3:.2f} s",
         )
         rows.append("| " + " | ".join(cells) + " |")
         print(rows[-1], flush=True)
@@ -117,6 +120,12 @@ def page(rows: list[str], options: argparse.Namespace, load: float) -> str:
     origin = provenance(f"python tools/model_table.py --threads {options.threads}")
     head = ["config", "task", "sensors", "published", "ours", "parameters", "GMAC", "CPU"]
     sample = "real key frame, ten sweeps" if has_real_rig(options.data) else "made-up sensors"
+    timing = "CPU: to be timed by the same tool on a quiet machine."
+    if options.repeat:
+        timing = (
+            f"CPU: median of {options.repeat} forward passes, float32, batch 1, "
+            f"{origin['machine']}; load of the machine {load:.1f}, the tool's own included."
+        )
     lines = [
         "# Models",
         "",
@@ -127,9 +136,7 @@ def page(rows: list[str], options: argparse.Namespace, load: float) -> str:
         "Configs joined by + are laid one over the other: `--config A --config B`. Published: on "
         "nuScenes val, by the README of mit-han-lab/bevfusion. GMAC: multiply-adds of one forward "
         "pass in products of matrices, attention and convolutions, sparse ones by the pairs of "
-        f"voxels that meet; sample: {sample}. CPU: median of {options.repeat} forward passes, "
-        f"float32, batch 1, {origin['machine']}, with a load of {load:.1f} on it: a bound from "
-        "above where that is more than nothing. GPU: not measured yet.",
+        f"voxels that meet; sample: {sample}. {timing} GPU: not measured yet.",
         "",
         f"Written by `{origin['command']}`, commit {origin['commit']}, {origin['date']}.",
         "",
