@@ -39,7 +39,7 @@ VALIDATION_FRAMES = 6019
 CLOUDS_PER_FRAME = 64_700 / VALIDATION_FRAMES  # key sweep and the sweeps of mmdetection3d's lists
 PEER_HOURS = 1123  # of MultiCorrupt over the validation frames, three severities
 
-# CPU milliseconds of the originals by severity, of one cloud ("lidar") and of six images ("camera").
+# CPU milliseconds of the originals by severity: one cloud ("lidar") and six images ("camera").
 PEERS: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
     ("multicorrupt", "beamsreducing"): {"lidar": (0.58, 0.31, 0.18)},
     ("multicorrupt", "pointsreducing"): {"lidar": (0.47, 0.43, 0.40)},
