@@ -1,4 +1,4 @@
-"""The whole path at once: synthesize, index, train, evaluate, report.
+"""The whole path at once: synthesize, index, train, corrupt, evaluate, report.
 
     python tools/demo.py --size full|smoke [--out runs/demo]
 
@@ -30,12 +30,17 @@ class Size:
     image_size: str  # width,height
     train_seconds: int
     version: str
+    robustness: tuple[str, ...]  # options of the corruption suite
 
 
 SIZES = {
-    "full": Size(50, 8, "400,225", 460, "v1.0-trainval"),
-    "smoke": Size(4, 3, "400,225", 30, "v1.0-mini"),
-}
+    "full": Size(50, 8, "400,225", 460, "v1.0-trainval",
+                 ("--frames", "8", "--severities", "[1,3]", "--attack", "true",
+                  "--attack_steps", "3")),
+    "smoke": Size(4, 3, "400,225", 30, "v1.0-mini",
+                  ("--frames", "2", "--severities", "[3]", "--corruptions",
+                   "[beamsreducing,pointsreducing]")),
+}  # fmt: skip
 
 
 class Stages:
@@ -72,7 +77,7 @@ def main() -> None:
         shutil.rmtree(old, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
 
-    stages = Stages(count=4)
+    stages = Stages(count=5)
     start = time.monotonic()
     stages.run("synthesize", "synthesize", world, "--scenes", size.scenes, "--frames", size.frames,
                "--seed", options.seed, "--image_size", f"[{size.image_size}]",
@@ -82,6 +87,7 @@ def main() -> None:
     stages.run("train", "train", "--config", CONFIG.relative_to(ROOT), "--data.root", world,
                "--data.version", size.version, *(mini if size.version == "v1.0-mini" else []),
                "--training.max_seconds", size.train_seconds, "--run_folder", run)  # fmt: skip
+    stages.run("robustness", "robustness", run, "--suites", "[multicorrupt]", *size.robustness)
     earlier = out / "stages.json"  # for the report
     done = {"seconds": stages.seconds, "commands": ["make demo", *stages.commands]}
     earlier.write_text(json.dumps(done))
@@ -90,10 +96,14 @@ def main() -> None:
 
     stages.seconds["total"] = round(time.monotonic() - start, 1)
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
+    faults = json.loads((run / "robustness" / "results.json").read_text())
+    metrics["robustness"] = faults["summary"]["multicorrupt"]
     metrics["seconds"] = stages.seconds
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(f"\nmAP {metrics['detection']['mAP']:.3f}   NDS {metrics['detection']['NDS']:.3f}   "
-          f"map mIoU {metrics['map']['mIoU']:.3f}   {stages.seconds['total']:.0f} s")  # fmt: skip
+          f"map mIoU {metrics['map']['mIoU']:.3f}   "
+          f"mRA {metrics['robustness']['NDS']['mRA'] or 0:.3f}   "
+          f"{stages.seconds['total']:.0f} s")  # fmt: skip
     print(f"report:  {(out / 'report.html').resolve()}")
     print(f"metrics: {(out / 'metrics.json').resolve()}")
 

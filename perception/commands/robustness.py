@@ -9,9 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from .exports import with_run_folder
+
+
+def main(options: list[str]) -> None:
+    """Parse the options; an exported model alone brings the config of its run with it."""
+    from jsonargparse import auto_cli
+
+    auto_cli(robustness, args=with_run_folder(options), prog="bevstack robustness")
+
 
 def robustness(
     run_folder: Path,
+    runtime: Path | None = None,
     suites: list[str] | None = None,
     corruptions: list[str] | None = None,
     severities: list[int] | None = None,
@@ -34,7 +44,7 @@ def robustness(
     on_error: Literal["raise", "skip"] = "raise",
     trust: list[str] | None = None,
 ) -> None:
-    """Measure a trained model under corrupted, lost and attacked sensors.
+    """Measure a trained or exported model under corrupted, lost and attacked sensors.
 
     Every finished cell (a corruption at one severity) is a file in OUT/cells. A run that was
     killed goes on with the same command; several processes share the work: start the command as
@@ -43,18 +53,20 @@ def robustness(
     results.csv, tables.md, tables.tex, pictures and report.html.
 
     Args:
-        run_folder: a folder that ``bevstack train`` wrote.
+        run_folder: a folder that ``bevstack train`` or ``bevstack export`` wrote.
+        runtime: measure this exported model, on the data of the run; results go to its folder.
         suites: multicorrupt, robobev, robo3d, nuscenes_c; default: multicorrupt.
         corruptions: names of the suites' entries to measure; default: all.
         severities: to measure, from 1; default: all that an entry has.
-        frames: measure on so many frames, spread evenly over the split; default: all.
+        frames: measure on so many frames, spread evenly over the split (nothing is tracked then);
+            default: all.
         attack: also attack the camera images with an adversarial patch (a white-box bound).
         attack_area: share of every image that the patch covers.
         attack_eps: largest change of a pixel by the patch, of 255.
         attack_steps: of gradient ascent.
         as_published: with the benchmarks' known flaws, where an entry has them.
         baseline: results.json of the model to compare with (mCE, mRRA).
-        out: where results go; default: RUN_FOLDER/robustness.
+        out: where results go; default: the model's folder, /robustness.
         report: also draw pictures and write report.html.
         shard: i/n, this process measures the cells i, i + n, ...; default: RANK/WORLD_SIZE.
         device: default: cuda:LOCAL_RANK where there is a GPU, else cpu.
@@ -66,22 +78,27 @@ def robustness(
         on_error: ``raise`` stops at an unreadable frame; ``skip`` goes on and says how many.
         trust: further modules whose classes the run's config may name.
     """
+    from ..evaluation.exported import ExportedModel
     from ..robustness.attack import PatchAttack
     from ..robustness.benchmark import Subject, measure_cell, run_cells, spread
     from ..robustness.cells import plan
     from ..robustness.results import Results, assemble
-    from ..robustness.store import CellStore
+    from ..robustness.store import CellStore, run_digest
     from ..robustness.tables import all_tables, print_tables
     from ..robustness.write import write_results
     from .train import load_run
 
-    out = Path(run_folder) / "robustness" if out is None else Path(out)
+    if runtime is not None and attack:
+        raise ValueError("an exported model has no gradient to attack with; leave --attack out")
+    out = Path(runtime or run_folder) / "robustness" if out is None else Path(out)
     against = Results.read(baseline) if baseline else None
     given = {"seed": seed, "workers": workers}
     model, data, _ = load_run(
         run_folder, trust or (), root=root, version=version, val_split=split, on_error=on_error,
         **{k: str(v) for k, v in given.items() if v is not None},
     )  # fmt: skip
+    if runtime is not None:
+        model = ExportedModel(runtime)
     if data.val_split is None:
         raise ValueError(f"the run {run_folder} has no validation split; give --split")
     data.prepare_data()
@@ -103,9 +120,9 @@ def robustness(
         lidar=uses_lidar,
         attack=PatchAttack(attack_area, attack_eps, attack_steps) if attack else None,
     )
-    where = _device(device)
+    where = _device(device if runtime is None else "cpu")
     setup = {
-        "model": _digest(Path(run_folder)),
+        "model": run_digest(Path(runtime or run_folder)),
         "data": data.version,
         "split": data.val_split,
         "frames": f"{len(reader)} of {total}",
@@ -114,7 +131,9 @@ def robustness(
         "on_error": data.on_error,
     }
     store = CellStore(out / "cells", setup)
-    subject = Subject(model.to(where), data, reader, where)
+    subject = Subject(
+        model if runtime is not None else model.to(where), data, reader, where, len(reader) == total
+    )
     print(f"{len(cells)} cells of {len(reader)} frames on {where}; results go to {out}", flush=True)
     missing = run_cells(cells, store, lambda cell: measure_cell(subject, cell), _shard(shard), _say)
     if missing:
@@ -181,19 +200,6 @@ def _device(name: str | None) -> Any:
         local = int(os.environ.get("LOCAL_RANK", 0))
         name = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _digest(run_folder: Path) -> str:
-    """What tells one trained model from another: its weights and its config."""
-    from ..training.saving import LAST
-    from .train import CONFIG
-
-    digest = hashlib.blake2b(digest_size=8)
-    for name in (LAST, CONFIG):
-        with (run_folder / name).open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _say(line: str) -> None:

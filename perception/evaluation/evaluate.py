@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -80,9 +81,11 @@ class EvaluationMetrics:
             found |= {"mAP": self.detection.mean_ap, "NDS": self.detection.nd_score}
         if self.map:
             found["map mIoU"] = self.map.mean_iou
+        if self.occupancy:
+            found["occupancy mIoU"] = self.occupancy.mean_iou()
         if self.tracking:
             found["AMOTA"] = self.tracking.amota
-        return found
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
     def to_json(self) -> dict:
         """``detection.mAP``, ``map.mIoU``, ``occupancy.mIoU``, ``tracking.AMOTA``, ... first."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..robustness.cells import ATTACK, CLEAN, SENSORS
 from ..robustness.results import LEADING, Results, Row
+from ..robustness.store import run_digest
 from ..robustness.tables import (
     DAMAGE_HEADINGS,
     TextTable,
@@ -15,6 +16,7 @@ from ..robustness.tables import (
     range_table,
     summary_table,
 )
+from ..robustness.write import RESULTS, read_pictures
 from ..visualize.style import title_of
 from .content import Card, RunReport
 from .robustness_sections import (
@@ -65,6 +67,21 @@ def write_robustness_report(
         sections=tuple(sections),
     )
     write_report(report, path)
+
+
+def stored_results(run_folder: Path) -> Results | None:
+    """What ``bevstack robustness`` found out about a run; None if it is of other weights."""
+    path = run_folder / "robustness" / RESULTS
+    if not path.exists():
+        return None
+    results = Results.read(path)
+    return results if results.setup["model"] == run_digest(run_folder) else None
+
+
+def stored_sections(run_folder: Path, results: Results) -> list[Section]:
+    """The sections of such results, with the pictures beside them."""
+    pictures = read_pictures(run_folder / "robustness", results)
+    return robustness_sections(results, None, pictures)
 
 
 def robustness_sections(

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..evaluation.evaluate import EvaluationMetrics
+from ..robustness.results import Results
 from ..visualize.bev import draw_bev
 from ..visualize.cameras import draw_cameras
 from ..visualize.curves import read_losses
 from ..visualize.scene import key_points, truth_of
 from .content import Card, RunReport
 from .from_metrics import agreement_section, detection_section, distance_section, map_section
+from .of_robustness import stored_results, stored_sections
 from .sections import (
     Ablation,
     Commands,
@@ -72,6 +74,9 @@ def write_run_report(
     if devkit and metrics.detection:
         summary = devkit["mean_ap"], devkit["nd_score"], devkit["tp_errors"]
         sections.append(agreement_section(metrics.detection, *summary))
+    robustness = stored_results(run_folder)
+    if robustness is not None:
+        sections += stored_sections(run_folder, robustness)
     losses = run_folder / "losses.csv"
     if losses.exists():
         sections.append(LossCurves(read_losses(losses)))
@@ -81,15 +86,21 @@ def write_run_report(
         summary=f"Trained on {data.root} ({data.version}, split {data.train_split}) and measured "
         f"on {metrics.num_frames} frames of split {data.val_split}, which it has not seen.",
         facts=_facts(model, data, config),
-        cards=_cards(metrics, seconds),
+        cards=_cards(metrics, robustness, seconds),
         sections=tuple(sections),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_report(report, path)
 
 
-def _cards(metrics: EvaluationMetrics, seconds: Mapping[str, float]) -> tuple[Card, ...]:
+def _cards(
+    metrics: EvaluationMetrics, robustness: Results | None, seconds: Mapping[str, float]
+) -> tuple[Card, ...]:
     cards = [Card.score(name, value) for name, value in metrics.headline().items()]
+    for suite in robustness.suites if robustness else ():
+        scores = robustness.scores(suite, robustness.metrics[0])  # type: ignore[union-attr]
+        note = f"of {robustness.metrics[0]}, {suite}"  # type: ignore[union-attr]
+        cards.append(Card.score("Resistance (mRA)", scores.mra, note))
     if "train" in seconds:
         cards.append(Card("Training", seconds["train"] / 60, "wall clock", unit="min", digits=1))
     return tuple(cards)

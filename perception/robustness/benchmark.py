@@ -6,21 +6,23 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from ...datasets.corruptions import Identity
 from ...datasets.dataset import epoch_seed
 from ...datasets.errors import DataError
 from ..evaluation.evaluate import EvaluationMetrics, Model, evaluate_model
 from .attack import Attacked
-from .cells import Cell
+from .cells import CLEAN, Cell
 from .inputs import Damage, Seen, Watched, damage
 from .store import CellStore
 
-NUM_PROBES = 8  # frames on which the change of the inputs is measured
+NUM_PROBES = 4  # frames on which the change of the inputs is measured
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,45 @@ class Subject:
         data: a ``NuScenesData``: its encoder, validation steps and seed are used.
         reader: of the frames.
         device: of the model.
+        whole: whether these are all frames of their scenes; nothing can be tracked otherwise.
     """
 
     model: Model
     data: Any
     reader: Any
     device: Any = "cpu"
+    whole: bool = True
 
     @property
     def seed(self) -> int:
         """The seed that steps get (evaluation counts as epoch 0)."""
         return epoch_seed(self.data.seed, 0)
+
+    @cached_property
+    def clean_probes(self) -> dict[int, Seen]:
+        """Frames, spread over all, on which the change of the inputs is measured, unchanged.
+
+        Raises:
+            DataError: if none of them can be read.
+        """
+        clean, found = Cell(CLEAN, "clean", 0, Identity()), {}
+        for index in spread(len(self.reader), NUM_PROBES):
+            try:
+                found[int(index)] = self.seen(int(index), clean)
+            except (DataError, OSError):
+                if self.data.on_error != "skip":
+                    raise
+        if not found:
+            raise DataError("none of the frames on which the change is measured can be read")
+        return found
+
+    def damage(self, cell: Cell) -> Damage:
+        """The change of the inputs by a cell."""
+        was_training = self.model.training
+        self.model.train(False)
+        pairs = [(clean, self.seen(i, cell)) for i, clean in self.clean_probes.items()]
+        self.model.train(was_training)
+        return damage(pairs)
 
     def seen(self, index: int, cell: Cell) -> Seen:
         """A frame as the cell makes it, at the network's size, and encoded."""
@@ -119,32 +149,14 @@ def measure_cell(subject: Subject, cell: Cell) -> dict[str, Any]:
         "severity": cell.severity,
         "fidelity": cell.fidelity,
         "parameters": cell.parameters,
-        "scores": metrics.headline(),
+        "scores": {k: v for k, v in metrics.headline().items() if subject.whole or k != "AMOTA"},
         "ranges": _ranges(metrics),
         "frames": metrics.num_frames,
         "skipped": list(metrics.skipped),
         "inputs": watched.digests,
-        "damage": probe_damage(subject, cell).to_json(),
+        "damage": subject.damage(cell).to_json(),
         "seconds": round(time.monotonic() - start, 2),
     }
-
-
-def probe_damage(subject: Subject, cell: Cell, num_probes: int = NUM_PROBES) -> Damage:
-    """The change of the inputs, measured on some frames spread over all of them."""
-    clean = Cell("clean", "clean", 0, lambda frame, seed: frame)
-    pairs = []
-    model_was_training = subject.model.training
-    subject.model.train(False)
-    for index in spread(len(subject.reader), num_probes):
-        try:
-            pairs.append((subject.seen(int(index), clean), subject.seen(int(index), cell)))
-        except (DataError, OSError):
-            if subject.data.on_error != "skip":
-                raise
-    subject.model.train(model_was_training)
-    if not pairs:
-        raise DataError("none of the frames on which the change is measured can be read")
-    return damage(pairs)
 
 
 def spread(total: int, wanted: int | None) -> np.ndarray:

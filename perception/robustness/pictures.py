@@ -24,6 +24,7 @@ from .cells import SENSORS, Cell
 VIEW = BEVGrid((-40.0, 40.0), (-40.0, 40.0), 1.0)
 MIN_SCORE = 0.25
 WIDTH = 1640  # of a strip, pixels
+LOST = "lost sensors"  # name of the strip that stands for all of them
 LARGEST = 405  # of a picture in it
 
 
@@ -45,10 +46,10 @@ class Strip:
     name: str
     image: NDArray[np.uint8]
 
-    @property
-    def file_name(self) -> str:
-        """Of the picture."""
-        return f"{self.group}.{self.name}.jpg".replace(" ", "_")
+
+def picture_name(group: str, name: str) -> str:
+    """The name of a strip's file."""
+    return f"{group}.{name}.jpg".replace(" ", "_")
 
 
 def draw_strips(
@@ -67,7 +68,7 @@ def draw_strips(
     rows: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells[1:]:
         shared = cell.group == SENSORS
-        rows.setdefault((cell.group, "lost sensors" if shared else cell.name), []).append(cell)
+        rows.setdefault((cell.group, LOST if shared else cell.name), []).append(cell)
     rows = {k: _first_of_kind(v) if k[0] == SENSORS else v for k, v in rows.items()}
     total, done = sum(map(len, rows.values())), 0
     strips = []

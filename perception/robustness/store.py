@@ -7,6 +7,7 @@ killed one is free at once (and, unlike ``flock``, its data-loading children do 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -73,6 +74,21 @@ class CellStore:
             yield True
             # Whoever opened the old file still finds the result before it measures.
             path.unlink(missing_ok=True)
+
+
+def run_digest(run_folder: Path) -> str:
+    """What tells one trained or exported model from another: a digest of its files."""
+    from ..training.saving import LAST
+
+    digest = hashlib.blake2b(digest_size=8)
+    single = [run_folder / name for name in (LAST, "config.yaml")]
+    # An export is a handful of files; folders in it are results.
+    paths = single if single[0].exists() else sorted(p for p in run_folder.iterdir() if p.is_file())
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..visualize.overview import encode_image
-from .pictures import Strip
+from .cells import SENSORS
+from .pictures import LOST, Strip, picture_name
 from .results import Results
 from .store import write_json, write_text
 from .tables import all_tables, csv_text, latex_text, markdown_text
@@ -31,9 +32,18 @@ def write_pictures(out: Path, strips: Iterable[Strip]) -> dict[tuple[str, str], 
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for strip in strips:
+        name = picture_name(strip.group, strip.name)
         jpeg = encode_image(strip.image, ".jpg", 80)
-        partial = folder / f"{strip.file_name}.{os.getpid()}.partial"
+        partial = folder / f"{name}.{os.getpid()}.partial"
         partial.write_bytes(jpeg)
-        os.replace(partial, folder / strip.file_name)
+        os.replace(partial, folder / name)
         pictures[strip.group, strip.name] = jpeg
     return pictures
+
+
+def read_pictures(out: Path, results: Results) -> dict[tuple[str, str], bytes]:
+    """The pictures that :func:`write_pictures` left, by suite and name, as far as there are any."""
+    names = dict.fromkeys((row.group, row.name) for row in results.rows)
+    strips = [(SENSORS, LOST), *(n for n in names if n[0] != SENSORS)]
+    paths = {(g, n): out / PICTURES / picture_name(g, n) for g, n in strips}
+    return {key: path.read_bytes() for key, path in paths.items() if path.exists()}
