@@ -80,7 +80,9 @@ class KalmanTracker:
         strong_score: detections from this score on choose first.
         weak_score: those below this one are ignored.
         weak_gate: share of the gate that weak detections are held to.
-        birth_score: a detection that continues nothing begins a track from this score on.
+        birth_score: a detection that continues nothing begins a track from this score on. Low, for
+            AMOTA looks for the best threshold itself, and objects on new roads have lower scores
+            than those trained on.
         fading: confidence that a track loses in a second without a detection.
         max_unseen: seconds that a track lives on without a detection.
         class_names: what the labels of the detections mean.
@@ -90,7 +92,7 @@ class KalmanTracker:
     strong_score: float = 0.3
     weak_score: float = 0.05
     weak_gate: float = 0.6
-    birth_score: float = 0.2
+    birth_score: float = 0.1
     fading: float = 0.3
     max_unseen: float = 1.5
     class_names: tuple[str, ...] = DETECTION_CLASSES
