@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...kernels.grid import BEVGrid
 
@@ -19,6 +21,9 @@ def view(
     width: int = 1600,
     min_score: float = 0.25,
     index_dir: Path | None = None,
+    video: Path | None = None,
+    scene: str | None = None,
+    frames_per_second: float = 3.0,
 ) -> None:
     """Draw frames: all cameras with boxes, the scene from above, the map where there is one.
 
@@ -27,13 +32,17 @@ def view(
         version: its tables' folder.
         split: draw frames of this split; default: of all.
         out: folder for the pictures.
-        predictions: a submission JSON of exactly this split, to draw with the truth.
+        predictions: a submission JSON of exactly this split, to draw with the truth; tracks are
+            drawn with the ways that they came.
         frames: which frames, by their number; default: ``num_frames`` spread over the split.
         num_frames: how many, if ``frames`` is not given.
         reach: metres to draw around the vehicle.
         width: of the pictures, pixels.
         min_score: predictions with a lower score are left out.
         index_dir: folder of the index, if not beside the tables.
+        video: write all frames of a scene as one video, ``.mp4`` or (animated) ``.webp``.
+        scene: which scene the video shows; default: the first of the split.
+        frames_per_second: of the video; key frames are 0.5 s apart.
     """
     import numpy as np
 
@@ -41,16 +50,28 @@ def view(
     from ...datasets.nuscenes.maps import MapRasterizer
     from ...datasets.nuscenes.reader import NuScenesReader
     from ..evaluation.submission import read_submission
+    from ..evaluation.tracking_submission import is_tracking_submission, read_tracking_submission
+    from ..tracking.scenes import timeline
     from ..visualize.overview import draw_overview, save_image
     from ..visualize.submission import detections_of
+    from ..visualize.trails import trails_at
+    from ..visualize.video import save_video
     from .progress import progress_bar
 
     reader = NuScenesReader(root, version, split, previous_sweeps=0, index_dir=index_dir)
-    found = read_submission(predictions, reader.tokens) if predictions else None
+    found, trails = None, None
+    if predictions and is_tracking_submission(predictions):
+        tracked = read_tracking_submission(predictions, reader.tokens)
+        found, trails = tracked.boxes, partial(trails_at, tracked, timeline(reader))
+    elif predictions:
+        found = read_submission(predictions, reader.tokens)
     grid = BEVGrid((-reach, reach), (-reach, reach), reach / 250)
     maps = MapRasterizer(root) if MapRasterizer.is_available(root) else None
     spread = np.unique(np.linspace(0, len(reader) - 1, num_frames).round().astype(int))
     chosen = frames if frames is not None else spread.tolist()
+    if video is not None:
+        chosen = _frames_of(reader, scene)
+    pictures = []
     with progress_bar("view", "frames") as advance:
         for done, i in enumerate(chosen, 1):
             if not 0 <= i < len(reader):
@@ -61,10 +82,29 @@ def view(
                 pose = frame.global_from_ego @ inverse(frame.bev_from_ego)
                 masks = maps.masks(frame.location, pose, grid)
             boxes = detections_of(found, i, frame) if found is not None else None
+            ways = trails(i, frame, min_score) if trails else ()
             picture = draw_overview(
-                frame, boxes, None, masks, grid=grid, map_grid=grid, width=width,
+                frame, boxes, None, masks, trails=ways, grid=grid, map_grid=grid, width=width,
                 min_score=min_score,
             )  # fmt: skip
-            save_image(Path(out) / f"{i:05d}_{frame.token}.jpg", picture)
+            if video is None:
+                save_image(Path(out) / f"{i:05d}_{frame.token}.jpg", picture)
+            else:
+                pictures.append(picture)
             advance(done, len(chosen))
-    print(f"{len(chosen)} pictures in {out}")
+    if video is not None:
+        save_video(video, pictures, frames_per_second)
+        print(f"{len(pictures)} frames in {video}")
+    else:
+        print(f"{len(chosen)} pictures in {out}")
+
+
+def _frames_of(reader: Any, scene: str | None) -> list[int]:
+    """The frames of a scene in the order of time."""
+    frames = [reader[i] for i in range(len(reader))]
+    scene = scene or frames[0].scene
+    mine = [i for i, frame in enumerate(frames) if frame.scene == scene]
+    if not mine:
+        known = ", ".join(dict.fromkeys(frame.scene for frame in frames))
+        raise ValueError(f"there is no scene {scene!r} here, only: {known}")
+    return sorted(mine, key=lambda i: frames[i].timestamp_us)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...datasets.errors import DataError
 from ...datasets.nuscenes.classes import DETECTION_CLASSES, TRACKING_CLASSES
 from .boxes import GlobalBoxes
 from .submission import write_results
@@ -76,6 +77,25 @@ def read_tracking_submission(path: Path | str, tokens: Sequence[str]) -> Tracked
     columns = read_boxes(path, tokens, _Tracks)
     boxes: GlobalBoxes = columns.boxes(attribute=np.full(len(columns.third), -1))
     return TrackedBoxes(boxes, columns.third)
+
+
+def is_tracking_submission(path: Path | str) -> bool:
+    """Does the first box of a submission carry a ``tracking_name``? A file without boxes does not.
+
+    Raises:
+        DataError: if the file cannot be read.
+    """
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            before = ""
+            while part := file.read(1 << 20):
+                text = before + part
+                if '"tracking_name"' in text or '"detection_name"' in text:
+                    return '"tracking_name"' in text
+                before = part[-32:]
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the submission: {error.strerror}") from error
+    return False
 
 
 class _Tracks(BoxColumns):

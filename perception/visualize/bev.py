@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +16,7 @@ from ...kernels.grid import BEVGrid
 from .canvas import Canvas
 from .scene import VEHICLE, as_detections, confident
 from .style import DARK, MAP_OPACITY, Theme, ramp
+from .trails import Trail
 
 # Areas first, what lies on them after.
 MAP_ORDER = ("drivable_area", "carpark_area", "walkway", "ped_crossing", "stop_line", "divider")
@@ -58,6 +60,7 @@ def draw_bev(
     truth: Boxes3D | None = None,
     map_layers: NDArray | None = None,
     *,
+    trails: Sequence[Trail] = (),
     grid: BEVGrid,
     map_grid: BEVGrid | None = None,
     size_px: int = 900,
@@ -75,6 +78,7 @@ def draw_bev(
             annotated boxes, to draw them the same way.
         truth: annotated boxes, drawn as dashed outlines.
         map_layers: (K, X, Y) probabilities or masks in the order of ``MAP_CLASSES``.
+        trails: the ways of tracked objects.
         grid: the region to show.
         map_grid: where ``map_layers`` lie; None: on ``grid``.
         size_px: longer side of the picture.
@@ -97,6 +101,7 @@ def draw_bev(
         _draw_points(canvas, view, points, colour_by, theme)
     vehicle = np.eye(4) if bev_from_ego is None else bev_from_ego
     _draw_vehicle(canvas, view, vehicle, theme)
+    _draw_trails(canvas, view, trails)
     _draw_boxes(canvas, view, confident(as_detections(boxes), min_score), theme)
     if truth is not None:
         _draw_truth(canvas, view, truth, theme)
@@ -193,6 +198,14 @@ def _draw_boxes(canvas: Canvas, view: BEVView, boxes: Detections, theme: Theme) 
         canvas.lines(_outline(floor), colour, 1.5, strength)
         canvas.lines(_heading(floor), colour, 1.5, strength)
         _draw_velocity(canvas, view, boxes.boxes[np.array([i])], colour, strength)
+
+
+def _draw_trails(canvas: Canvas, view: BEVView, trails: Sequence[Trail]) -> None:
+    for trail in trails:
+        for piece, opacity in zip(view.pixels(trail.pieces), trail.opacities, strict=True):
+            canvas.lines(piece[None], trail.colour, 2.2, float(opacity))
+        for place in view.pixels(trail.places):
+            canvas.circle(place, 1.8, trail.colour, opacity=0.8)
 
 
 def _draw_truth(canvas: Canvas, view: BEVView, truth: Boxes3D, theme: Theme) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from ...datasets.nuscenes.classes import DETECTION_CLASSES
 from .canvas import Canvas, text_size
 from .scene import as_detections, camera_from_bev, confident, key_points
 from .style import DARK, Colour, Theme, ramp, title_of
+from .trails import Trail
 
 ORDER = tuple(
     f"CAM_{place}"
@@ -34,6 +36,7 @@ def draw_cameras(
     boxes: Detections | Boxes3D | None = None,
     truth: Boxes3D | None = None,
     *,
+    trails: Sequence[Trail] = (),
     draw_points: bool = False,
     tile_width: int = 480,
     min_score: float = 0.1,
@@ -48,6 +51,7 @@ def draw_cameras(
         boxes: predictions in the BEV frame (``frame.bev_from_ego``), in their class's colour; or
             annotated boxes, to draw them the same way.
         truth: annotated boxes in the BEV frame, drawn as dashed outlines.
+        trails: the ways of tracked objects on the ground.
         draw_points: overlay the key sweep, coloured by depth.
         tile_width: of one image, pixels.
         min_score: boxes with a lower score are left out.
@@ -64,7 +68,8 @@ def draw_cameras(
     points = key_points(frame) if draw_points else None
     tiles = [
         draw_camera(
-            frame, camera, boxes, truth, points=points, width=tile_width, min_score=min_score,
+            frame, camera, boxes, truth, trails=trails, points=points, width=tile_width,
+            min_score=min_score,
             labels=labels, class_names=class_names, theme=theme,
         )
         for camera in cameras
@@ -78,6 +83,7 @@ def draw_camera(
     boxes: Detections | Boxes3D | None = None,
     truth: Boxes3D | None = None,
     *,
+    trails: Sequence[Trail] = (),
     points: NDArray | None = None,
     width: int = 480,
     min_score: float = 0.1,
@@ -94,6 +100,10 @@ def draw_camera(
     projection = _Projection(model, camera_from_bev(frame, camera), shrink)
     if points is not None and len(points):
         _draw_points(canvas, projection, points)
+    for trail in trails:
+        for piece, opacity in zip(trail.pieces, trail.opacities, strict=True):
+            segments = projection.segments(piece[None])
+            canvas.lines(segments, trail.colour, 2.5, float(opacity))
     drawn = confident(as_detections(boxes), min_score)
     _draw_boxes(canvas, projection, drawn, class_names if labels else None)
     if truth is not None:

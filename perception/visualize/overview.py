@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -17,6 +18,7 @@ from .cameras import draw_cameras
 from .canvas import Canvas, text_size
 from .scene import key_points, truth_of
 from .style import DARK, Theme, title_of
+from .trails import Trail
 
 GAP = 12
 
@@ -27,6 +29,7 @@ def draw_overview(
     map_probabilities: NDArray | None = None,
     map_masks: NDArray | None = None,
     *,
+    trails: Sequence[Trail] = (),
     grid: BEVGrid,
     map_grid: BEVGrid | None = None,
     width: int = 1600,
@@ -41,6 +44,7 @@ def draw_overview(
         boxes: predictions in the BEV frame.
         map_probabilities: (K, X, Y) predicted map.
         map_masks: (K, X, Y) true map.
+        trails: the ways of tracked objects.
         grid: the region to show from above.
         map_grid: where the maps lie; None: on ``grid``.
         width: of the picture, about.
@@ -56,13 +60,15 @@ def draw_overview(
     inner = width - 2 * GAP
     cameras = draw_cameras(
         frame, boxes if predicted else truth, truth if predicted else None,
-        tile_width=(inner - 8) // 3, min_score=min_score, theme=theme,
+        trails=trails, tile_width=(inner - 8) // 3, min_score=min_score, theme=theme,
     )  # fmt: skip
     points = key_points(frame)
     common = {"grid": grid, "map_grid": map_grid, "bev_from_ego": frame.bev_from_ego}
     common |= {"theme": theme, "min_score": min_score, "size_px": _panel_size(grid, inner)}
     if predicted:
-        left = draw_bev(points, boxes, truth, map_probabilities, title="PREDICTION", **common)
+        left = draw_bev(
+            points, boxes, truth, map_probabilities, trails=trails, title="PREDICTION", **common
+        )
         right = draw_bev(points, truth, None, map_masks, title="TRUTH", **common)
     elif map_masks is not None:
         left = draw_bev(points, truth, title="LIDAR", **common)
