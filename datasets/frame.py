@@ -6,6 +6,7 @@ step that changes it wraps the loader; the metadata is plain numpy.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,3 +106,6 @@ class Frame:
     # move, scale and mirror the scene. Everything above stays in true, unaugmented coordinates.
     bev_from_ego: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
     occupancy: OccupancyLoader | None = None  # None where the frame has no occupancy labels
+    # Gives the key frame before this one in its scene, as it was read, or None at the scene's
+    # start; nothing is read before the call. None where the reader cannot tell.
+    previous: Callable[[], Frame | None] | None = None

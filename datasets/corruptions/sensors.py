@@ -141,6 +141,8 @@ class ChangedImage:
         assert changed.shape == image.shape, changed.shape
         if reduction > 1:
             height, width = image.shape[:2]
-            size = (-(-width // reduction), -(-height // reduction))
+            edges = (0, -height % reduction, 0, -width % reduction)
+            changed = cv2.copyMakeBorder(changed, *edges, cv2.BORDER_REPLICATE)
+            size = (changed.shape[1] // reduction, changed.shape[0] // reduction)
             changed = cv2.resize(changed, size, interpolation=cv2.INTER_AREA)
         return np.asarray(changed, np.uint8)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -103,7 +104,9 @@ class NuScenesReader:
             DataError: if a calibration or pose is not finite, or ``frame`` is lidar and the key
                 frame has no LiDAR sweep.
         """
-        row = int(self._rows[i])
+        return self._frame(int(self._rows[i]))
+
+    def _frame(self, row: int) -> Frame:
         batch = self.index.batch
         global_from_ego = self._placement(batch.column("pose"), slice(row, row + 1), "ego_pose")[0]
         sweeps = self._sweeps(row)
@@ -118,7 +121,14 @@ class NuScenesReader:
             annotations=self._annotations(row, inverse(global_from_ego)),
             bev_from_ego=self._bev_from_ego(row, sweeps),
             occupancy=self._occupancy(row, sweeps),
+            previous=partial(self._frame_before, row),
         )
+
+    def _frame_before(self, row: int) -> Frame | None:
+        """The key frame before, which may lie outside the split; None at a scene's start."""
+        scene = self.index.batch.column("scene").indices
+        is_first = row == 0 or scene[row] != scene[row - 1]
+        return None if is_first else self._frame(row - 1)
 
     def annotations(self, i: int) -> Annotations | None:
         """The annotations of frame i, in its ego frame; None where the dataset has none."""

@@ -348,3 +348,14 @@ def test_folder_that_cannot_be_written_gets_its_index_in_the_cache(root, tmp_pat
     path = build_index(root, VERSION)
     assert path.is_relative_to(tmp_path / "cache")
     assert len(NuScenesReader(root, VERSION)) == 3
+
+
+def test_the_key_frame_before_is_that_of_the_same_scene(tmp_path):
+    write_folder(tmp_path)
+    build_index(tmp_path, "v1.0-mini")
+    reader = NuScenesReader(tmp_path, "v1.0-mini")
+    assert reader[0].previous() is None
+    before = reader[2].previous()
+    assert before.token == reader.tokens[1]
+    np.testing.assert_array_equal(before.cameras[0].load(), reader[1].cameras[0].load())
+    assert before.previous().token == reader.tokens[0]

@@ -1,4 +1,4 @@
-"""The published benchmarks in terms of this package's steps.
+"""The published benchmarks, and one of our own, in terms of this package's steps.
 
 A file holds what one benchmark does to one kind of sensor, as ``PARTS`` by corruption name.
 """
@@ -13,6 +13,7 @@ from . import (
     nuscenes_c_camera,
     nuscenes_c_lidar,
     nuscenes_c_objects,
+    own,
     robo3d,
     robobev,
 )
@@ -35,6 +36,12 @@ SUITES: dict[str, Suite] = {
             nuscenes_c_camera.PARTS,
             nuscenes_c_objects.PARTS,
             nuscenes_c_alignment.PARTS,
+        ),
+        Suite.of(
+            "bevstack",
+            "what the published benchmarks lack",
+            own.CAMERA_PARTS,
+            own.LIDAR_PARTS,
         ),
     )
 }

@@ -52,15 +52,29 @@ def picture(seed=0, size=(160, 90)):
     return image
 
 
-def street_frame(token="frame0"):
-    """Three sweeps, two cameras, annotated boxes around the two things on the street."""
-    sweeps = [make_sweep(street_cloud(seed=i), 50_000 * i) for i in range(3)]
+def street_frame(token="frame0", age=0):
+    """Three sweeps, two cameras, annotated boxes around the two things on the street.
+
+    Args:
+        token: of the frame.
+        age: key frames before the last; there are five, and the vehicle drives 4 m between them.
+    """
+    sweeps = [make_sweep(driven(street_cloud(seed=i), age + i / 10), 50_000 * i) for i in range(3)]
+    sweeps = [replace(s, timestamp_us=s.timestamp_us - 500_000 * age) for s in sweeps]
     cameras = (
-        make_camera("CAM_FRONT", picture(0)),
-        make_camera("CAM_BACK", picture(1), yaw=np.pi),
+        make_camera("CAM_FRONT", np.roll(picture(0), 9 * age, 1)),
+        make_camera("CAM_BACK", np.roll(picture(1), 9 * age, 1), yaw=np.pi),
     )
     # x right, y forward in the LiDAR's frame is x forward, y left in the vehicle's.
     center = [[0.9, -10.0, 1.8], [9.9, 0.0, 1.8]]
     annotations = make_annotations(center, [[4.5, 3.0, 3.0]] * 2, [np.pi / 2, 0.0])
     annotations = replace(annotations, category=("vehicle.car", "vehicle.truck"))
-    return make_frame(token, cameras, sweeps, annotations)
+    frame = make_frame(token, cameras, sweeps, annotations)
+    return replace(frame, previous=lambda: street_frame(token, age + 1) if age < 4 else None)
+
+
+def driven(cloud, key_frames):
+    """The cloud as it was seen so long before."""
+    earlier = cloud.copy()
+    earlier[:, 1] += np.float32(4 * key_frames)
+    return earlier
