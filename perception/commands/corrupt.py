@@ -61,7 +61,8 @@ def corrupt(
     for folder in guard.left_out:
         print(f"{folder} is left out: its labels belong to the clean points")
     if guard.unindexed:
-        print(f"{guard.unindexed:,} files between key frames stay clean")
+        why = "of other splits, and of cameras, whose images between key frames are not indexed"
+        print(f"{guard.unindexed:,} files between key frames stay clean: those {why}")
 
 
 def main(options: list[str]) -> None:

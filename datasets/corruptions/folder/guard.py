@@ -31,7 +31,8 @@ class Guard:
         fidelity: how near each of its parts is to the benchmark's own.
         frames: key frames that were corrupted.
         unchanged: sensor files of these frames that the corruption left as they were.
-        unindexed: sweeps and images between key frames that stay clean.
+        unindexed: sweeps and images between key frames that stay clean: of other splits, and of
+            cameras, whose images between key frames are not indexed.
         left_out: folders that no longer fit the data.
         files: every changed file with a digest of its content.
     """
