@@ -125,9 +125,14 @@ class TrainingModule(pl.LightningModule):
         if budget is not None:
             return lambda step: Progress(budget.progress, step, 0, None)
         steps = self._count_in_steps()
-        epochs = options.epochs if options.max_steps is None else None
-        per_epoch = math.ceil(steps / epochs) if epochs else steps
-
+        if options.max_steps is None:
+            epochs = options.epochs
+            per_epoch = math.ceil(steps / epochs)
+        else:
+            self.trainer.fit_loop.setup_data()  # Lightning has not needed it for its count
+            batches = self.trainer.num_training_batches
+            per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches)
+            epochs = math.ceil(steps / per_epoch)
         return lambda step: Progress(step / steps, step, step // per_epoch, epochs)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -17,7 +17,7 @@ class Progress:
     done: float  # 0 at its first step to 1 after its last
     step: int  # optimizer steps taken
     epoch: int  # that the next step belongs to, from 0
-    epochs: int | None  # of the whole training; None where it has another length
+    epochs: int | None  # of the whole training, begun ones too; None if its length is in seconds
 
 
 class Schedule(Protocol):
@@ -74,8 +74,8 @@ class CosineByEpoch:
         """See :class:`Schedule`."""
         if progress.epochs is None:
             raise ValueError(
-                "CosineByEpoch needs a training whose length is given in epochs; set "
-                "training.epochs alone, without max_steps and max_seconds"
+                "CosineByEpoch needs a training whose length is given in epochs or steps; set "
+                "training.epochs or training.max_steps in place of max_seconds"
             )
         factor = _cosine(1.0, self.end, min(progress.epoch / progress.epochs, 1.0))
         if progress.step < self.warmup_steps:

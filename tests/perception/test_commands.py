@@ -19,6 +19,9 @@ RUNS = {  # every shipped config, with what is laid over it
     "bevfusion/seg": ["bevfusion/seg"],
     "bevfusion/lidar_det": ["bevfusion/lidar_det"],
     "bevfusion/camera_det": ["bevfusion/camera_det"],
+    "tiny/transfusion": ["tiny/fusion", "tiny/transfusion"],
+    "multitask/det_map": ["multitask/det_map"],
+    "bevstack/base": ["bevstack/base"],
 }
 
 

@@ -57,7 +57,7 @@ def test_cosine_by_epoch_is_the_published_detectors():
         for step in (0, 250, 499, 500, 20000):
             warm = 1 - (1 - step / 500) * (1 - 1 / 3) if step < 500 else 1.0
             assert schedule(at(0, step, epoch, 6)) == pytest.approx(expected * warm)
-    with pytest.raises(ValueError, match="length is given in epochs"):
+    with pytest.raises(ValueError, match="given in epochs or steps"):
         schedule(at(0.5))
 
 
@@ -66,6 +66,13 @@ def test_learning_rate_falls_from_epoch_to_epoch(tmp_path):
     run(tmp_path, epochs=3, max_steps=None, lr=0.01, schedule=CosineByEpoch(0, 1.0, 0.0))
     rates = [float(row["lr"]) for row in read_losses(tmp_path)]
     expected = [0.01 * (1 + math.cos(math.pi * e / 3)) / 2 for e in range(3) for _ in range(5)]
+    assert rates == pytest.approx(expected)
+
+
+def test_learning_rate_falls_by_epochs_of_a_training_of_some_steps(tmp_path):
+    run(tmp_path, max_steps=12, lr=0.01, schedule=CosineByEpoch(0, 1.0, 0.0))  # 5 + 5 + 2
+    rates = [float(row["lr"]) for row in read_losses(tmp_path)]
+    expected = [0.01 * (1 + math.cos(math.pi * (i // 5) / 3)) / 2 for i in range(12)]
     assert rates == pytest.approx(expected)
 
 
