@@ -33,7 +33,7 @@ class Entry:
     task: str
     sensors: str
     published: str = ""  # by the README of mit-han-lab/bevfusion, on nuScenes val
-    results: tuple[str, ...] = ()  # file in docs/results, and the keys down to the metrics
+    results: tuple[str, ...] = ()  # file in docs/results, and the keys down to a metrics.json
 
     def ours(self) -> str:
         """Our metric, from a stored result."""
@@ -43,8 +43,7 @@ class Entry:
         found = json.loads(path.read_text())
         for key in self.results[1:]:
             found = found[key]
-        detection, mean_iou = found.get("detection", found), found.get("map", found)
-        mean_iou = mean_iou.get("mIoU", mean_iou.get("map_mIoU"))
+        detection, mean_iou = found["detection"], found["map"]["mIoU"]
         text = f"{detection['mAP']:.3f} mAP, {detection['NDS']:.3f} NDS"
         return f"{text}, {mean_iou:.3f} mIoU (synthetic)"
 
@@ -57,13 +56,16 @@ ENTRIES = (
     Entry(("bevfusion/seg",), "map", "camera, LiDAR", "62.95 mIoU"),
     Entry(("multitask/det_map",), "detection, map", "camera, LiDAR"),
     Entry(("nuscenes/fusion",), "detection, map", "camera, LiDAR"),
-    Entry(("tiny/fusion",), "detection, map, occupancy", "camera, LiDAR", "", ("demo.json",)),
     Entry(
-        *(("tiny/fusion", "tiny/lidar_only"), "detection, map", "LiDAR", ""),
+        *(("tiny/fusion",), "detection, map, occupancy", "camera, LiDAR", ""),
+        ("sensors.json", "results", "camera + LiDAR"),
+    ),
+    Entry(
+        *(("tiny/fusion", "tiny/lidar_only"), "detection, map, occupancy", "LiDAR", ""),
         ("sensors.json", "results", "LiDAR only"),
     ),
     Entry(
-        *(("tiny/fusion", "tiny/camera_only"), "detection, map", "camera", ""),
+        *(("tiny/fusion", "tiny/camera_only"), "detection, map, occupancy", "camera", ""),
         ("sensors.json", "results", "camera only"),
     ),
     Entry(
@@ -117,7 +119,8 @@ def main() -> None:
 
 def page(rows: list[str], options: argparse.Namespace, load: float) -> str:
     """The whole file."""
-    origin = provenance(f"python tools/model_table.py --threads {options.threads}")
+    options_given = f"--threads {options.threads} --repeat {options.repeat}"
+    origin = provenance(f"python tools/model_table.py {options_given}")
     head = ["config", "task", "sensors", "published", "ours", "parameters", "GMAC", "CPU"]
     sample = "real key frame, ten sweeps" if has_real_rig(options.data) else "made-up sensors"
     timing = "CPU: to be timed by the same tool on a quiet machine."

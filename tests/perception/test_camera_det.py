@@ -8,13 +8,16 @@ import torch
 import torch.nn.functional as F
 
 from bevstack.kernels.grid import BEVGrid
+from bevstack.perception.commands.train import load_run
 from bevstack.perception.heads import CenterHead
 from bevstack.perception.heads.center_targets import gaussian_radius
+from bevstack.perception.importing import import_checkpoint
 from bevstack.perception.importing.bevfusion_rules import rules_of
 from bevstack.perception.importing.rules import translate
 from bevstack.perception.necks import BEVResNet
 
 from model_parts import make_batch, make_boxes  # isort: skip
+from published import published_state  # isort: skip
 
 GRID = BEVGrid((-12.8, 12.8), (-9.6, 9.6), 0.8)  # 32 x 24 cells
 GROUPS = [["car", "truck"], ["pedestrian"]]
@@ -25,8 +28,9 @@ STAGES = [(8, 2), (8, 2), (12, 1)]  # channels, stride
 class Published:
     """Tensors by published names, made when they are first asked for; and layers that use them."""
 
-    def __init__(self):
+    def __init__(self, stages=STAGES, out=16, groups=GROUPS):
         self.state, self.random = {}, torch.Generator().manual_seed(0)
+        self.stages, self.out, self.groups = stages, out, groups
 
     def weight(self, name, *shape):
         fan = int(np.prod(shape[1:])) if len(shape) > 1 else 4
@@ -60,7 +64,7 @@ class Published:
 
     def decoder(self, bev):
         x, levels = bev, []
-        for s, (out, stride) in enumerate(STAGES):
+        for s, (out, stride) in enumerate(self.stages):
             for b in range(2):
                 name, first = f"decoder.backbone.{s}.{b}", b == 0
                 step = stride if first else 1
@@ -72,10 +76,12 @@ class Published:
                 x = (hidden + x).relu()
             levels.append(x)
         x = torch.cat([self.resized(levels[-1], levels[0].shape[2:]), levels[0]], 1)
-        x = self.norm("decoder.neck.fuse.1", self.conv("decoder.neck.fuse.0", x, 16, 1)).relu()
-        x = self.norm("decoder.neck.fuse.4", self.conv("decoder.neck.fuse.3", x, 16)).relu()
+        x = self.norm(
+            "decoder.neck.fuse.1", self.conv("decoder.neck.fuse.0", x, self.out, 1)
+        ).relu()
+        x = self.norm("decoder.neck.fuse.4", self.conv("decoder.neck.fuse.3", x, self.out)).relu()
         x = self.resized(x, (2 * x.shape[2], 2 * x.shape[3]))
-        x = self.conv("decoder.neck.upsample.1", x, 16)
+        x = self.conv("decoder.neck.upsample.1", x, self.out)
         return self.norm("decoder.neck.upsample.2", x).relu()
 
     def head(self, bev):
@@ -83,7 +89,7 @@ class Published:
         x = self.norm("heads.object.shared_conv.bn", x).relu()
         widths = {"reg": 2, "height": 1, "dim": 3, "rot": 2, "vel": 2}
         tasks = []
-        for t, group in enumerate(GROUPS):
+        for t, group in enumerate(self.groups):
             found = {}
             for name, out in {**widths, "heatmap": len(group)}.items():
                 branch = f"heads.object.task_heads.{t}.{name}"
@@ -143,6 +149,26 @@ def test_imported_head_gives_the_published_boxes(both):
         assert box.center[0, 2] == pytest.approx(values["height"][at, 0] - height / 2)
         yaw = -np.arctan2(*values["rot"][at]) - np.pi / 2  # theirs grows clockwise
         assert np.cos(yaw - box.yaw[0]) == pytest.approx(1)
+
+
+def test_a_whole_checkpoint_becomes_a_run_folder(tmp_path):
+    """Its camera branch is that of the published map model; no tensor is missing or left over."""
+    camera = {n: t for n, t in published_state("seg").items() if n.startswith("encoders.camera.")}
+    groups = [["car"], ["truck", "construction_vehicle"], ["bus", "trailer"], ["barrier"]]
+    groups += [["motorcycle", "bicycle"], ["pedestrian", "traffic_cone"]]
+    published = Published([(128, 2), (256, 2), (512, 1)], 256, groups)
+    published.head(published.decoder(torch.zeros(1, 80, 16, 16, dtype=torch.float64)))
+    others = {n: t.float() if t.is_floating_point() else t for n, t in published.state.items()}
+    torch.save({"state_dict": camera | others}, tmp_path / "camera.pth")
+    count = import_checkpoint(
+        tmp_path / "camera.pth", tmp_path / "run", "mit-bevfusion", "camera_det"
+    )
+    constants = ("dx", "bx", "nx", "frustum", "relative_position_index")
+    kept = [t for n, t in (camera | others).items() if not n.endswith(constants)]
+    assert count == sum(t.numel() for t in kept)
+    model, _, _ = load_run(tmp_path / "run")
+    expected = others["decoder.backbone.1.0.downsample.0.weight"]
+    assert torch.equal(model.state_dict()["backbone.stages.1.0.shortcut.0.weight"], expected)
 
 
 def test_a_head_of_tops_learns_heights_of_tops():
