@@ -11,14 +11,12 @@ from typing import Any, Literal
 def export(
     run_folder: Path,
     out: Path,
-    precision: Literal["fp32", "fp16", "int8"] = "fp32",
-    format: Literal["onnx", "aoti", "tensorrt"] = "onnx",
+    precision: Literal["fp32", "fp16"] = "fp32",
     single: bool = False,
     root: str | None = None,
     version: str | None = None,
     split: str | None = None,
     check_frames: int = 4,
-    calibration_frames: int = 24,
     trust: list[str] | None = None,
 ) -> None:
     """Write a model so that it runs without PyTorch, and check that it still is the same.
@@ -26,18 +24,12 @@ def export(
     Args:
         run_folder: a folder that ``bevstack train`` wrote, or a config file: random weights then.
         out: folder for the graphs, ``manifest.json`` and the config.
-        precision: ``fp16`` halves the files, for GPUs; ``int8`` is quantised with frames of the
-            data set, and quick on CPUs.
-        format: ``aoti`` adds AOTInductor packages of the graphs for PyTorch, compiled for this
-            machine; ``tensorrt`` adds the commands that build engines, and builds them where
-            TensorRT is installed.
+        precision: ``fp16`` halves the files, for GPUs.
         single: one ``model.onnx`` instead of one file per sensor and one for the rest.
-        root: nuScenes folder to check and calibrate with; default: the one trained on.
+        root: nuScenes folder to check with; default: the one trained on.
         version: its tables' folder.
-        split: the split to check on; default: the validation split of the run. Calibration takes
-            the training split.
+        split: the split to check on; default: the validation split of the run.
         check_frames: frames on which both models are compared.
-        calibration_frames: frames that int8 is calibrated with.
         trust: further modules whose classes the config may name.
     """
     from ..export.describe import sensor_spec
@@ -52,14 +44,10 @@ def export(
     sensors = sensor_spec(data.encoder, data.val_steps, data.frame)
     write_folder(model, sensors, out, config, single)
     reader, note = _reader(data, data.val_split)
-    if precision != "fp32":
-        from ..export.quantize import change_precision
+    if precision == "fp16":
+        from ..export.half import to_half
 
-        if precision == "int8" and reader is None:
-            raise ValueError(f"int8 is calibrated with frames of a data set: {note}; give --root")
-        calibration = _reader(data, data.train_split)[0] or reader
-        frames = _spread(calibration, calibration_frames) if calibration else []
-        change_precision(out, precision, frames, print)
+        to_half(out)
     if reader is None:
         from ..export.example import example_frame
 
@@ -74,14 +62,6 @@ def export(
             f"{out} is not the same model: {parity.box_agreement:.1%} of the boxes agree, "
             f"parameters differ by up to {parity.box.largest:.1e}; please report this"
         )
-    if format == "aoti":
-        from ..export.packages import write_aoti
-
-        write_aoti(model, sensors, out, single, print)
-    elif format == "tensorrt":
-        from ..export.packages import write_tensorrt
-
-        write_tensorrt(out, print)
     print(f"exported to {out}")
 
 

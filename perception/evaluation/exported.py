@@ -43,7 +43,7 @@ class ExportedModel:
     ) -> dict[str, Any]:
         """Results of every sample."""
         seen = withhold(batch, use_camera, use_lidar)
-        return {"results": [self.runtime.infer(_sensors(seen, i)) for i in range(batch.size)]}
+        return {"results": [self.runtime.infer(sensors_of(seen, i)) for i in range(batch.size)]}
 
     def decode(self, outputs: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
         """The same types that ``FusionModel.decode`` gives."""
@@ -62,7 +62,8 @@ class ExportedModel:
         return decoded
 
 
-def _sensors(batch: Batch, sample: int) -> SensorInputs:
+def sensors_of(batch: Batch, sample: int) -> SensorInputs:
+    """One sample of a batch as the runtime takes it."""
     images, points = batch.image_sample == sample, batch.point_sample == sample
     return SensorInputs(
         batch.images[images].numpy(),

@@ -198,7 +198,7 @@ class HeadsGraph(nn.Module):
 
     def __init__(self, model: FusionModel):
         super().__init__()
-        self.fuser, self.backbone, self.heads = model.fuser, model.backbone, model.heads
+        self.model = model
         self.has_camera, self.has_lidar = model.camera is not None, model.lidar is not None
         sensors = ["camera"] * self.has_camera + ["lidar"] * self.has_lidar
         self.inputs = [Port(f"{sensor}_bev", {}) for sensor in sensors]
@@ -208,11 +208,9 @@ class HeadsGraph(nn.Module):
         """Inputs as ``self.inputs`` lists them; outputs "task.field" of the heads' dataclasses."""
         camera = maps[0] if self.has_camera else None
         lidar = maps[-1] if self.has_lidar else None
-        bev = self.backbone(self.fuser(camera, lidar))
         outputs = {
             f"{task}.{field.name}": getattr(output, field.name)
-            for task, head in self.heads.items()
-            for output in [head(bev)]
+            for task, output in self.model.fuse(camera, lidar).items()
             for field in fields(output)
         }
         self.outputs = [Port(name, {}) for name in outputs]

@@ -12,6 +12,8 @@ from ...datasets.errors import DataError
 from ...datasets.sensors import Range
 from ...kernels.grid import BEVGrid
 from ...kernels.voxel_grid import VoxelGrid
+from ..decoding.centers import CenterDecoder
+from ..decoding.queries import QueryDecoder
 from .structure import from_json, to_json
 
 MANIFEST = "manifest.json"
@@ -129,28 +131,16 @@ class VoxelSpec:
 
 
 @dataclass(frozen=True)
-class CenterSpec:
-    """Boxes of heat-maps; see ``decoding/centers.py``."""
+class CenterSpec(CenterDecoder):
+    """Boxes of heat-maps."""
 
-    grid: BEVGrid
-    classes: tuple[str, ...]
-    group_of_class: tuple[int, ...]
-    score_threshold: float
-    max_boxes: int
-    nms_scale: float
     kind: Literal["centers"] = "centers"
 
 
 @dataclass(frozen=True)
-class QuerySpec:
-    """Boxes of object queries; see ``decoding/queries.py``."""
+class QuerySpec(QueryDecoder):
+    """Boxes of object queries."""
 
-    grid: BEVGrid
-    classes: tuple[str, ...]
-    top: bool
-    score_threshold: float
-    center_range: Range | None
-    nms_scale: float
     kind: Literal["queries"] = "queries"
 
 

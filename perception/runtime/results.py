@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.boxes import Detections
-from ..decoding.centers import CenterDecoder
 from ..decoding.occupancy import OccupiedVoxels, decode_occupancy
-from ..decoding.queries import QueryDecoder
 from .manifest import CenterSpec, HeadSpec, MapSpec, OccupancySpec, QuerySpec
 
 
@@ -33,17 +31,12 @@ Decoder = Callable[..., Any]  # takes a head's outputs by name, without their ba
 def decoder_of(spec: HeadSpec, num_threads: int | None = None) -> Decoder:
     """What turns a head's outputs into its task's result."""
     if isinstance(spec, CenterSpec):
-        return CenterDecoder(**_fields(spec))
+        return spec
     if isinstance(spec, QuerySpec):
-        decode = QueryDecoder(**_fields(spec))
-        return lambda heatmap, **outputs: decode(**outputs)
+        return lambda heatmap, **outputs: spec(**outputs)
     if isinstance(spec, MapSpec):
         return lambda logits: 1 / (1 + np.exp(-logits.astype(np.float32)))
     assert isinstance(spec, OccupancySpec)
     return lambda occupied, classes: decode_occupancy(
         occupied, classes, spec.threshold, num_threads
     )
-
-
-def _fields(spec: HeadSpec) -> dict[str, Any]:
-    return {name: value for name, value in vars(spec).items() if name != "kind"}

@@ -1,5 +1,6 @@
 """Exported models against PyTorch: every kind of sensor, encoder and head, whatever is missing."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,8 +23,10 @@ from bevstack.perception.commands.exports import with_run_folder
 from bevstack.perception.encoders import LSS, LSSFPN, CameraEncoder, DepthLSS, Swin, VoxelEncoder
 from bevstack.perception.encoders.image_semantics import ImageSemantics
 from bevstack.perception.evaluation.exported import ExportedModel
+from bevstack.perception.export.half import to_half
 from bevstack.perception.export.parity import Parity, compare_boxes
 from bevstack.perception.export.write import write_folder
+from bevstack.perception.fusion.class_evidence import ClassEvidence
 from bevstack.perception.heads import OccupancyHead, TransFusionHead
 from bevstack.perception.runtime import Runtime, RuntimeOptions, read_manifest
 from bevstack.perception.runtime.manifest import SensorSpec
@@ -38,6 +41,7 @@ def fusion():
     semantics = partial(ImageSemantics, map_grid=MAP_GRID, paint=True)
     model = make_model(semantics=semantics, lidar_depth="one_hot", mean=True, downsample=2)
     grid = VoxelGrid((-8.0, 8.0), (-6.4, 6.4), (-1.0, 2.2), 0.4)
+    model.class_evidence = ClassEvidence(10)  # what is painted goes to the heat-maps too
     model.heads["occupancy"] = OccupancyHead(32, GRID, grid, channels=8, class_stride=2)
     return model
 
@@ -181,6 +185,21 @@ def test_one_file_is_the_same_model_too(exported, tmp_path):
         expected = parts.outputs(sensors)
         for name, array in whole.outputs(sensors).items():
             np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_half_precision_is_near_and_half_the_size(exported):
+    _, folder = exported
+    half = folder.with_name(folder.name + "_half")
+    shutil.copytree(folder, half)
+    to_half(half)
+    sizes = [sum(g.bytes for g in read_manifest(f).graphs.values()) for f in (folder, half)]
+    assert sizes[1] < 0.9 * sizes[0]  # of a small model the nodes are a large part
+    sensors = sensors_of(make_batch(size=1))
+    expected = Runtime(folder, OPTIONS).outputs(sensors)
+    for name, array in Runtime(half, OPTIONS).outputs(sensors).items():
+        if name.split(".")[1] in ("heatmap", "regression", "logits", "occupied"):
+            spread = expected[name].std()
+            assert np.median(abs(array - expected[name])) < 0.02 * spread + 1e-3, name
 
 
 def test_a_changed_file_or_manifest_is_refused(tmp_path):

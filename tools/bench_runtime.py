@@ -1,0 +1,95 @@
+"""How long a frame takes: the exported model in ONNX Runtime, PyTorch eager, PyTorch compiled.
+
+    python tools/bench_runtime.py RUN_FOLDER EXPORT [--frames 40] [--threads 2] [--compile]
+        [--out docs/results/runtime.json]
+
+The frames are read once, of the run's validation split, and given to all; times go from sensor
+arrays to boxes, map and voxels, first frames left out. Prints medians and 99th percentiles, the
+runtime's by stage, and the ratio to PyTorch eager.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from provenance import provenance
+
+from bevstack.datasets.batch import Batch
+from bevstack.datasets.dataset import FrameDataset
+from bevstack.perception.commands.train import load_run
+from bevstack.perception.evaluation.exported import sensors_of
+from bevstack.perception.runtime import Runtime, RuntimeOptions
+from bevstack.perception.runtime.latency import Latencies
+
+WARM_UP = 3
+
+
+def figures(run: Callable[[Any], Any], frames: list[Any]) -> dict[str, float]:
+    """Median and p99 of a call, milliseconds."""
+    seconds = []
+    for i, frame in enumerate(frames[:WARM_UP] + frames):
+        start = time.perf_counter()
+        run(frame)
+        if i >= WARM_UP:
+            seconds.append(time.perf_counter() - start)
+    return {
+        "median_ms": round(1e3 * float(np.median(seconds)), 2),
+        "p99_ms": round(1e3 * float(np.percentile(seconds, 99)), 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run_folder", type=Path)
+    parser.add_argument("export", type=Path)
+    parser.add_argument("--frames", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model, data, _ = load_run(options.run_folder)
+    model.eval()
+    dataset = FrameDataset(data.reader(data.val_split), data.encoder, data.val_steps)
+    read = (dataset[i] for i in range(min(options.frames, len(dataset))))
+    batches = [batch for batch in read if isinstance(batch, Batch)]
+
+    def pytorch(network: Any) -> Callable[[Any], Any]:
+        def run(batch: Any) -> Any:
+            with torch.inference_mode():
+                return model.decode(network(batch), batch)
+
+        return run
+
+    runtime = Runtime(options.export, RuntimeOptions(threads=options.threads))
+    stages = Latencies()
+    results = {
+        "runtime": figures(lambda s: stages.add(runtime.infer(s).seconds), [
+            sensors_of(batch, 0) for batch in batches
+        ]),
+        "PyTorch eager": figures(pytorch(model), batches),
+    }  # fmt: skip
+    if options.compile:
+        results["PyTorch compiled"] = figures(pytorch(torch.compile(model)), batches)
+    eager = results["PyTorch eager"]["median_ms"]
+    for name, found in results.items():
+        print(f"{name:<18} median {found['median_ms']:8.1f} ms   p99 {found['p99_ms']:8.1f} ms   "
+              f"{eager / found['median_ms']:.2f} x eager")  # fmt: skip
+    stages.print()
+    if options.out is not None:
+        content = {"provenance": provenance(" ".join(sys.argv)), "threads": options.threads,
+                   "precision": runtime.manifest.precision, "frames": len(batches),
+                   "ms": results, "stages": stages.to_json()}  # fmt: skip
+        options.out.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
