@@ -168,8 +168,7 @@ def _camera_panel(moment: Moment, name: str, width: int) -> NDArray[np.uint8]:
     for camera in moment.frame.cameras:
         if camera.name == name:
             return draw_camera(
-                moment.frame, camera, moment.found, truth_of(moment.frame), width=width,
-                min_score=MIN_SCORE, labels=False,
+                moment.frame, camera, moment.found, width=width, min_score=MIN_SCORE, labels=False
             )  # fmt: skip
     canvas = Canvas.blank(width, round(width * 9 / 16), DARK.surface)
     middle = ((canvas.width - 1) / 2, (canvas.height - 1) / 2)

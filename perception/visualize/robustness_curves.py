@@ -25,7 +25,7 @@ def severity_figure(
     """
     rows = -(-max(len(corruptions), 1) // COLUMNS)
     figure, axes = new_figure(rows, COLUMNS, (2.2 * COLUMNS, 1.75 * rows + 0.5), share=True)
-    for axis, (name, curves) in zip(axes, corruptions.items()):
+    for number, (axis, (name, curves)) in enumerate(zip(axes, corruptions.items())):
         theirs = (baseline or {}).get(name, {})
         for k, (metric, curve) in enumerate(curves.items()):
             colour = TERM_COLOURS[k % len(TERM_COLOURS)]
@@ -37,6 +37,7 @@ def severity_figure(
         axis.set_title(title_of(name), loc="left", fontsize=9, color=INK)
         axis.set_xticks(range(1 + max((s for c in curves.values() for s in c), default=0)))
         axis.set_ylim(bottom=0)
+        axis.tick_params(labelbottom=number + COLUMNS >= len(corruptions))  # nothing below it
     for axis in axes[len(corruptions) :]:
         axis.set_visible(False)
     if axes[0].lines:

@@ -158,3 +158,18 @@ def test_the_report_shows_scores_and_refusals(tmp_path):
     assert UNCHANGED in page
     assert page.count("<svg") == 2  # radar and curves
     assert "data:image/jpeg;base64,anBlZw==" in page
+
+
+def test_a_run_shows_the_results_of_its_own_weights_only(tmp_path):
+    from bevstack.perception.report.of_robustness import stored_results
+    from bevstack.perception.robustness.store import run_digest
+
+    (tmp_path / "last.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.yaml").write_text("model: {}")
+    assert stored_results(tmp_path) is None
+    results = replace(example(), setup={"model": run_digest(tmp_path)})
+    (tmp_path / "robustness").mkdir()
+    (tmp_path / "robustness" / "results.json").write_text(json.dumps(results.to_json()))
+    assert stored_results(tmp_path) == results
+    (tmp_path / "last.safetensors").write_bytes(b"trained on")
+    assert stored_results(tmp_path) is None
