@@ -24,6 +24,7 @@ def view(
     video: Path | None = None,
     scene: str | None = None,
     frames_per_second: float = 3.0,
+    rerun: str | None = None,
 ) -> None:
     """Draw frames: all cameras with boxes, the scene from above, the map where there is one.
 
@@ -41,8 +42,9 @@ def view(
         min_score: predictions with a lower score are left out.
         index_dir: folder of the index, if not beside the tables.
         video: write all frames of a scene as one video, ``.mp4`` or (animated) ``.webp``.
-        scene: which scene the video shows; default: the first of the split.
+        scene: draw all frames of this scene; default for a video and for Rerun: the first one.
         frames_per_second: of the video; key frames are 0.5 s apart.
+        rerun: log the frames to this ``.rrd`` file, or to the Rerun ``viewer``, instead of drawing.
     """
     import numpy as np
 
@@ -53,6 +55,7 @@ def view(
     from ..evaluation.tracking_submission import is_tracking_submission, read_tracking_submission
     from ..tracking.scenes import timeline
     from ..visualize.overview import draw_overview, save_image
+    from ..visualize.rerun_log import RerunLog
     from ..visualize.submission import detections_of
     from ..visualize.trails import trails_at
     from ..visualize.video import save_video
@@ -69,20 +72,25 @@ def view(
     maps = MapRasterizer(root) if MapRasterizer.is_available(root) else None
     spread = np.unique(np.linspace(0, len(reader) - 1, num_frames).round().astype(int))
     chosen = frames if frames is not None else spread.tolist()
-    if video is not None:
+    if scene or video or (rerun and frames is None):
         chosen = _frames_of(reader, scene)
+    log = RerunLog(rerun) if rerun else None
     pictures = []
     with progress_bar("view", "frames") as advance:
         for done, i in enumerate(chosen, 1):
             if not 0 <= i < len(reader):
                 raise ValueError(f"frame {i} does not exist; there are {len(reader)}")
             frame = reader[i]
+            boxes = detections_of(found, i, frame) if found is not None else None
+            ways = trails(i, frame, min_score) if trails else ()
+            if log is not None:
+                log.log(frame, boxes, ways, min_score)
+                advance(done, len(chosen))
+                continue
             masks = None
             if maps is not None:
                 pose = frame.global_from_ego @ inverse(frame.bev_from_ego)
                 masks = maps.masks(frame.location, pose, grid)
-            boxes = detections_of(found, i, frame) if found is not None else None
-            ways = trails(i, frame, min_score) if trails else ()
             picture = draw_overview(
                 frame, boxes, None, masks, trails=ways, grid=grid, map_grid=grid, width=width,
                 min_score=min_score,
@@ -92,7 +100,10 @@ def view(
             else:
                 pictures.append(picture)
             advance(done, len(chosen))
-    if video is not None:
+    if log is not None:
+        log.close()
+        print(f"{len(chosen)} frames in {rerun}")
+    elif video is not None:
         save_video(video, pictures, frames_per_second)
         print(f"{len(pictures)} frames in {video}")
     else:

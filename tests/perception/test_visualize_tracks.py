@@ -37,6 +37,14 @@ def tracked_world(tmp_path):
     return world, world.submit(results)
 
 
+def with_clouds(world: TrackedWorld) -> None:
+    """Put a few points behind every sample."""
+    folder = world.root / "samples" / "LIDAR_TOP"
+    folder.mkdir(parents=True)
+    for token in world.tokens:
+        np.ones((5, 5), np.float32).tofile(folder / f"{token}.pcd.bin")
+
+
 def test_a_trail_is_drawn_where_the_object_was(tracked_world):
     world, path = tracked_world
     reader = NuScenesReader(world.root, VERSION, SPLIT)
@@ -96,13 +104,37 @@ def test_the_command_writes_a_video_of_a_scene_with_tracks(tracked_world, tmp_pa
     world, path = tracked_world
     assert is_tracking_submission(path)
     where = [str(world.root), "--version", VERSION, "--split", SPLIT, "--predictions", str(path)]
-    video, clouds = tmp_path / "scene.webp", world.root / "samples" / "LIDAR_TOP"
-    clouds.mkdir(parents=True)
-    for token in world.tokens:
-        np.ones((5, 5), np.float32).tofile(clouds / f"{token}.pcd.bin")
+    with_clouds(world)
+    video = tmp_path / "scene.webp"
     cli.main(["view", *where, "--width", "400", "--video", str(video)])
     assert "4 frames" in capsys.readouterr().out
     assert video.stat().st_size > 1000
     with pytest.raises(SystemExit):
         cli.main(["view", *where, "--video", str(video), "--scene", "scene-9"])
     assert "only: scene-0000" in capsys.readouterr().err
+
+
+def test_rerun_gets_boxes_and_tracks_where_they_are_in_the_world(tracked_world, tmp_path, capsys):
+    world, path = tracked_world
+    with_clouds(world)
+    where = [str(world.root), "--version", VERSION, "--split", SPLIT, "--predictions", str(path)]
+    with pytest.raises(SystemExit):
+        cli.main(["view", *where, "--rerun", str(tmp_path / "scene.txt")])
+    assert "rerun" in capsys.readouterr().err
+    rerun = pytest.importorskip("rerun")
+    target = tmp_path / "scene.rrd"
+    cli.main(["view", *where, "--rerun", str(target)])
+    recording = rerun.dataframe.load_recording(target)
+    view = recording.view(index="time", contents="world/ego/**")
+    table = view.select().read_all().to_pandas()
+    assert len(table) == 4
+
+    def last(name):
+        (column,) = (c for c in table.columns if name in c)
+        return table[column].iloc[-1]
+
+    ego = np.array(world.ego(0, 3)) - world.ego(0, 0)
+    np.testing.assert_allclose(last("/world/ego:Translation3D")[0][:2], ego, atol=1e-3)
+    box = last("/world/ego/prediction:PoseTranslation3D")[0]  # the box's, in the vehicle's frame
+    np.testing.assert_allclose(box[:2], [320.0 - world.ego(0, 3)[0], 4.0], atol=1e-3)
+    assert len(last("/world/ego/tracks:LineStrip3D")[0]) == 4

@@ -1,0 +1,127 @@
+"""Frames in the Rerun viewer: sensors, boxes and tracks in the global frame, on a time line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...datasets.boxes import Boxes3D, Detections
+from ...datasets.camera_models import Pinhole
+from ...datasets.frame import Frame
+from ...datasets.geometry import inverse, quaternion_from_yaw
+from ...datasets.nuscenes.classes import DETECTION_CLASSES
+from .scene import as_detections, confident, key_points, truth_of
+from .style import DARK, ramp, title_of
+from .trails import Trail
+
+VIEWER = "viewer"
+
+
+class RerunLog:
+    """Logs frames to a recording file or to the viewer.
+
+    Everything lies below ``world``, whose axes are those of the BEV frame of the first frame of its
+    scene: viewers draw in float32, which the global frame's large numbers would make coarse.
+
+    Args:
+        target: an ``.rrd`` file to write, or ``viewer`` to open the viewer.
+
+    Raises:
+        ValueError: if the target is neither, or rerun-sdk is not installed.
+    """
+
+    def __init__(self, target: str) -> None:
+        if target != VIEWER and Path(target).suffix != ".rrd":
+            raise ValueError(f"--rerun is {target!r}; give a file that ends in .rrd, or {VIEWER}")
+        try:
+            import rerun
+        except ImportError as error:
+            raise ValueError("--rerun needs rerun-sdk: pip install 'bevstack[rerun]'") from error
+        self.rr: Any = rerun
+        self.stream: Any = rerun.RecordingStream("bevstack")
+        if target == VIEWER:
+            self.stream.spawn()
+        else:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            self.stream.save(target)
+        self.stream.log("world", rerun.ViewCoordinates.FLU, static=True)
+        self._scene, self._world_from_global = "", np.eye(4)
+
+    def log(
+        self,
+        frame: Frame,
+        boxes: Detections | None = None,
+        trails: Sequence[Trail] = (),
+        min_score: float = 0.1,
+    ) -> None:
+        """Log one frame.
+
+        Args:
+            frame: its annotations are logged as the truth.
+            boxes: predictions in the BEV frame.
+            trails: in the BEV frame.
+            min_score: predictions with a lower score are left out.
+        """
+        global_from_bev = frame.global_from_ego @ inverse(frame.bev_from_ego)
+        if frame.scene != self._scene:
+            self._scene, self._world_from_global = frame.scene, inverse(global_from_bev)
+        world_from_bev = self._world_from_global @ global_from_bev
+        self.stream.set_time("time", timestamp=frame.timestamp_us / 1e6)
+        self._transform("world/ego", world_from_bev)
+        self._points(frame)
+        self._cameras(frame)
+        self._boxes("world/ego/truth", as_detections(truth_of(frame)), DARK.truth)
+        self._boxes("world/ego/prediction", confident(as_detections(boxes), min_score))
+        strips = [trail.places for trail in trails]
+        colours = [trail.colour for trail in trails]
+        self.stream.log("world/ego/tracks", self.rr.LineStrips3D(strips, colors=colours, radii=0.1))
+
+    def close(self) -> None:
+        """Write what is still under way."""
+        self.stream.flush(blocking=True)
+        self.stream.disconnect()
+
+    def _transform(self, path: str, matrix: NDArray) -> None:
+        place = self.rr.Transform3D(translation=matrix[:3, 3], mat3x3=matrix[:3, :3])
+        self.stream.log(path, place)
+
+    def _points(self, frame: Frame) -> None:
+        points = key_points(frame)
+        if points is not None:
+            colours = ramp((points[:, 2] + 0.5) / 3.5, DARK.points)
+            cloud = self.rr.Points3D(points[:, :3], colors=colours, radii=0.04)
+            self.stream.log("world/ego/lidar", cloud)
+
+    def _cameras(self, frame: Frame) -> None:
+        """Every camera with its own pose at its own time."""
+        for camera in frame.cameras:
+            if not isinstance(camera.model, Pinhole):
+                continue  # the viewer knows no other lens
+            path = f"world/cameras/{camera.name}"
+            global_from_camera = camera.global_from_ego @ camera.ego_from_camera
+            self._transform(path, self._world_from_global @ global_from_camera)
+            model = camera.model
+            lens = self.rr.Pinhole(
+                image_from_camera=model.intrinsic, width=model.width, height=model.height
+            )
+            self.stream.log(path, lens)
+            self.stream.log(path, self.rr.Image(camera.load()).compress(jpeg_quality=80))
+
+    def _boxes(self, path: str, found: Detections, colour: tuple | None = None) -> None:
+        boxes: Boxes3D = found.boxes
+        names = [DETECTION_CLASSES[label] if label >= 0 else "other" for label in boxes.label]
+        labels = [
+            title_of(name) if colour else f"{title_of(name)} {score:.2f}"
+            for name, score in zip(names, found.score, strict=True)
+        ]
+        turn = quaternion_from_yaw(boxes.yaw)[:, [1, 2, 3, 0]]  # x, y, z, w there
+        colours = [colour or DARK.of_class(int(label)) for label in boxes.label]
+        drawn = self.rr.Boxes3D(
+            centers=boxes.center, half_sizes=boxes.size / 2, quaternions=turn, colors=colours,
+            labels=labels, show_labels=False,
+        )  # fmt: skip
+        self.stream.log(path, drawn)
