@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from ..evaluation.detection import THRESHOLDS, DetectionMetrics
 from ..evaluation.detection_errors import ERRORS
 from ..evaluation.map import MapMetrics
+from ..evaluation.tracking import SUMMED, TrackingMetrics
 from .sections import Agreement, AgreementRow, ClassResult, DetectionTable, MapTable, Table
 
 
@@ -37,6 +40,26 @@ def distance_section(metrics: DetectionMetrics) -> Table:
 def map_section(metrics: MapMetrics) -> MapTable:
     """IoU of every class at its best threshold."""
     return MapTable(metrics.label_ious, metrics.best_thresholds, metrics.mean_iou)
+
+
+def tracking_section(metrics: TrackingMetrics) -> Table:
+    """AMOTA and what it is made of, for every class and all together."""
+    names = {"AMOTA": "amota", "AMOTP m": "amotp", "MOTA": "mota", "recall": "recall",
+             "switches": "ids", "fragments": "frag", "false": "fp", "missed": "fn"}  # fmt: skip
+
+    def cell(metric: str, value: float) -> float:
+        return int(value) if metric in SUMMED and not math.isnan(value) else value
+
+    rows: dict[str, dict[str, float | str]] = {
+        name: {title: cell(m, metrics.label_metrics[m][name]) for title, m in names.items()}
+        for name in metrics.num_truth
+    }
+    rows["all"] = {title: cell(m, metrics.overall(m)) for title, m in names.items()}
+    note = (
+        "The detections, followed from frame to frame by the default tracker. Counts are those at "
+        "the score with the best MOTA; n/a: no annotated object of the class."
+    )
+    return Table("Tracking by class", rows, note, bars=False, short="Tracking")
 
 
 def agreement_section(

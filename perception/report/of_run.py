@@ -11,14 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.evaluate import EvaluationMetrics
+from ..evaluation.evaluate import TRACKS, EvaluationMetrics
+from ..evaluation.tracking_submission import read_tracking_submission
 from ..robustness.results import Results
+from ..tracking.scenes import timeline
 from ..visualize.bev import draw_bev
 from ..visualize.cameras import draw_cameras
 from ..visualize.curves import read_losses
 from ..visualize.scene import key_points, truth_of
+from ..visualize.submission import detections_of
+from ..visualize.trails import trails_at
 from .content import Card, RunReport
-from .from_metrics import agreement_section, detection_section, distance_section, map_section
+from .from_metrics import (
+    agreement_section,
+    detection_section,
+    distance_section,
+    map_section,
+    tracking_section,
+)
 from .of_robustness import stored_results, stored_sections
 from .sections import (
     Ablation,
@@ -29,10 +39,12 @@ from .sections import (
     LossCurves,
     Section,
     Timings,
+    TrackGallery,
 )
 from .write import write_report
 
 NUM_PICTURES = 4
+NUM_TRACK_PICTURES = 2
 
 
 def write_run_report(
@@ -71,6 +83,9 @@ def write_run_report(
         sections += [detection_section(metrics.detection), distance_section(metrics.detection)]
     if metrics.map:
         sections.append(map_section(metrics.map))
+    if metrics.tracking:
+        sections.append(tracking_section(metrics.tracking))
+        sections.append(TrackGallery(_track_pictures(model, data, run_folder)))
     if devkit and metrics.detection:
         summary = devkit["mean_ap"], devkit["nd_score"], devkit["tp_errors"]
         sections.append(agreement_section(metrics.detection, *summary))
@@ -131,6 +146,28 @@ def _pictures(model: Any, data: Any) -> tuple[FramePicture, ...]:
     dataset = loader.dataset
     chosen = np.unique(np.linspace(0, len(dataset) - 1, NUM_PICTURES + 2).round().astype(int)[1:-1])
     return tuple(_picture(model, data, dataset, int(i)) for i in chosen)
+
+
+def _track_pictures(model: Any, data: Any, run_folder: Path) -> tuple[FramePicture, ...]:
+    """The last frames of the first scenes: their trails are the longest."""
+    reader = data.reader(data.val_split)
+    tracked = read_tracking_submission(run_folder / "evaluation" / TRACKS, reader.tokens)
+    time = timeline(reader)
+    last = {int(time.scene[i]): int(i) for i in time.order}  # of each scene, the latest stays
+    pictures = []
+    for sample in list(last.values())[:NUM_TRACK_PICTURES]:
+        frame = reader[sample]
+        ways = trails_at(tracked, time, sample, frame, min_score=0.25)
+        found = detections_of(tracked.boxes, sample, frame)
+        common = {"trails": ways, "min_score": 0.25}
+        above = draw_bev(key_points(frame), found, None, grid=model.grid, title="tracks",
+                         bev_from_ego=frame.bev_from_ego, **common)  # fmt: skip
+        cameras = draw_cameras(frame, found, None, tile_width=480, **common)
+        title, seconds = f"{frame.scene}, its last frame", "the ways of the last 4 seconds"
+        pictures.append(
+            FramePicture(title, cameras if frame.cameras else None, above, None, seconds)
+        )
+    return tuple(pictures)
 
 
 def _picture(model: Any, data: Any, dataset: Any, index: int) -> FramePicture:

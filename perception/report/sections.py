@@ -271,6 +271,13 @@ class Gallery(Section):
 
 
 @dataclass(frozen=True)
+class TrackGallery(Gallery):
+    """Tracked objects with the ways that they came."""
+
+    template, heading, data = "gallery.html.j2", "Tracks", "frames"
+
+
+@dataclass(frozen=True)
 class Commands(Section):
     """The commands that make this run again, one a line."""
 
