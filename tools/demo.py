@@ -102,6 +102,8 @@ def main() -> None:
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(f"\nmAP {metrics['detection']['mAP']:.3f}   NDS {metrics['detection']['NDS']:.3f}   "
           f"map mIoU {metrics['map']['mIoU']:.3f}   "
+          f"occupancy mIoU {metrics['occupancy']['mIoU']:.3f}   "
+          f"RayIoU {metrics['occupancy']['RayIoU']:.3f}   "
           f"mRA {metrics['robustness']['NDS']['mRA'] or 0:.3f}   "
           f"{stages.seconds['total']:.0f} s")  # fmt: skip
     print(f"report:  {(out / 'report.html').resolve()}")

@@ -83,6 +83,7 @@ class EvaluationMetrics:
             found["map mIoU"] = self.map.mean_iou
         if self.occupancy:
             found["occupancy mIoU"] = self.occupancy.mean_iou()
+            found["occupancy RayIoU"] = self.occupancy.ray_iou
         if self.tracking:
             found["AMOTA"] = self.tracking.amota
         return {name: value for name, value in found.items() if not math.isnan(value)}

@@ -13,8 +13,14 @@ RUNS = {  # every shipped config, with what is laid over it
     "tiny/lidar_only": ["tiny/fusion", "tiny/lidar_only"],
     "tiny/camera_only": ["tiny/fusion", "tiny/camera_only"],
     "tiny/voxels": ["tiny/fusion", "tiny/voxels"],
+    "tiny/transfusion": ["tiny/fusion", "tiny/transfusion"],
+    "tiny/detection": ["tiny/fusion", "tiny/detection"],
+    "tiny/map": ["tiny/fusion", "tiny/map"],
+    "tiny/occupancy": ["tiny/fusion", "tiny/occupancy"],
     "overfit_keyframe": ["overfit_keyframe"],
     "nuscenes/fusion": ["nuscenes/fusion"],
+    "multitask/all": ["nuscenes/fusion", "multitask/all"],
+    "multitask/det_map": ["multitask/det_map"],
     "bevfusion/det": ["bevfusion/det"],
     "bevfusion/seg": ["bevfusion/seg"],
     "bevfusion/lidar_det": ["bevfusion/lidar_det"],
@@ -54,9 +60,10 @@ def test_peer_bug_01_every_shipped_config_trains_and_evaluates(name, world, tmp_
     train(name, world, tmp_path / "run")
     cli.main(["evaluate", str(tmp_path / "run")])
     metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
-    scores = [metrics.get("detection", {}).get("mAP"), metrics.get("map", {}).get("mIoU")]
-    assert all(0 <= score <= 1 for score in scores if score is not None)
-    assert scores != [None, None]
+    main = {"detection": "mAP", "map": "mIoU", "occupancy": "mIoU"}
+    scores = [metrics[task][name] for task, name in main.items() if task in metrics]
+    assert scores
+    assert all(0 <= score <= 1 for score in scores)
     assert metrics["frames"] == {"total": 4, "skipped": []}
 
 
@@ -69,6 +76,8 @@ def test_a_run_leaves_config_metrics_official_numbers_and_report(world, tmp_path
     assert metrics["official"]["NDS"] == pytest.approx(metrics["detection"]["NDS"], abs=1e-6)
     assert set(metrics["ablation"]) == {"both", "camera only", "LiDAR only"}
     assert "map mIoU" in report.read_text()
+    assert set(metrics["ablation"]["both"]) == {
+        "mAP", "NDS", "map mIoU", "occupancy mIoU", "occupancy RayIoU"}  # fmt: skip
     assert (run / "config.yaml").exists()
     assert "difference to ours" in capfd.readouterr().out
 
