@@ -1,4 +1,4 @@
-"""The whole path at once: synthesize, index, train, corrupt, evaluate, report.
+"""The whole path at once: synthesize, index, train, corrupt, export, infer, evaluate, report.
 
     python tools/demo.py --size full|smoke [--out runs/demo]
 
@@ -77,17 +77,22 @@ def main() -> None:
         shutil.rmtree(old, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
 
-    stages = Stages(count=5)
+    stages = Stages(count=7)
     start = time.monotonic()
     stages.run("synthesize", "synthesize", world, "--scenes", size.scenes, "--frames", size.frames,
                "--seed", options.seed, "--image_size", f"[{size.image_size}]",
                "--camera_sweeps", "false")  # fmt: skip
     stages.run("index", "index", world, "--version", size.version)
+    mini_world = size.version == "v1.0-mini"
     mini = ["--data.train_split", "mini_train", "--data.val_split", "mini_val"]
     stages.run("train", "train", "--config", CONFIG.relative_to(ROOT), "--data.root", world,
-               "--data.version", size.version, *(mini if size.version == "v1.0-mini" else []),
+               "--data.version", size.version, *(mini if mini_world else []),
                "--training.max_seconds", size.train_seconds, "--run_folder", run)  # fmt: skip
     stages.run("robustness", "robustness", run, "--suites", "[multicorrupt]", *size.robustness)
+    stages.run("export", "export", run, out / "onnx")  # compared to the trained model at its end
+    stages.run("infer", "infer", world, "--runtime", out / "onnx", "--version", size.version,
+               "--split", "mini_val" if mini_world else "val", "--out", out / "infer",
+               "--num_frames", 20)  # fmt: skip
     earlier = out / "stages.json"  # for the report
     done = {"seconds": stages.seconds, "commands": ["make demo", *stages.commands]}
     earlier.write_text(json.dumps(done))
@@ -98,6 +103,7 @@ def main() -> None:
     metrics = json.loads((run / "evaluation" / "metrics.json").read_text())
     faults = json.loads((run / "robustness" / "results.json").read_text())
     metrics["robustness"] = faults["summary"]["multicorrupt"]
+    metrics["runtime"] = json.loads((out / "infer" / "latency.json").read_text())
     metrics["seconds"] = stages.seconds
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     print(f"\nmAP {metrics['detection']['mAP']:.3f}   NDS {metrics['detection']['NDS']:.3f}   "
