@@ -194,7 +194,7 @@ def test_unknown_velocities_do_not_spread():
 
 
 def test_a_weak_detection_continues_a_track_but_begins_none():
-    moments = [seen((0, 0, 0, 0, 0)), seen((0.2, 0, 0, 0, 0), (30, 0, 0, 0, 0), score=0.1)]
+    moments = [seen((0, 0, 0, 0, 0)), seen((0.2, 0, 0, 0, 0), (30, 0, 0, 0, 0), score=0.08)]
     assert track_all(KalmanTracker(), moments) == [[0], [0]]
 
 
