@@ -35,7 +35,7 @@ class Size:
 
 SIZES = {
     "full": Size(50, 8, "400,225", 460, "v1.0-trainval",
-                 ("--frames", "4", "--severities", "[1,3]", "--attack", "true",
+                 ("--frames", "8", "--severities", "[3]", "--attack", "true",
                   "--attack_steps", "3")),
     "smoke": Size(4, 3, "400,225", 30, "v1.0-mini",
                   ("--frames", "2", "--severities", "[3]", "--corruptions",

@@ -97,8 +97,8 @@ def robustness(
         run_folder, trust or (), root=root, version=version, val_split=split, on_error=on_error,
         **{k: str(v) for k, v in given.items() if v is not None},
     )  # fmt: skip
-    if runtime is not None:
-        model = ExportedModel(runtime)
+    where = _device(device if runtime is None else "cpu")
+    model = ExportedModel(runtime) if runtime is not None else model.to(where)
     if data.val_split is None:
         raise ValueError(f"the run {run_folder} has no validation split; give --split")
     data.prepare_data()
@@ -120,7 +120,6 @@ def robustness(
         lidar=uses_lidar,
         attack=PatchAttack(attack_area, attack_eps, attack_steps) if attack else None,
     )
-    where = _device(device if runtime is None else "cpu")
     setup = {
         "model": run_digest(Path(runtime or run_folder)),
         "data": data.version,
