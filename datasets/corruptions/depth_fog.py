@@ -136,7 +136,7 @@ def _extend(depth: NDArray, covered: NDArray[np.bool_]) -> None:
 
 def _to_ground(rays: NDArray, ego_from_camera: NDArray) -> NDArray[np.float64]:
     """Distance to the ground that the vehicle stands on; infinite above the horizon."""
-    down = -np.asarray(rays @ ego_from_camera[2, :3])
+    down = np.asarray(rays @ -ego_from_camera[2, :3], np.float64)
     with np.errstate(divide="ignore"):
         steps = np.where(down > 0, ego_from_camera[2, 3] / np.maximum(down, 0), np.inf)
     return np.linalg.norm(rays, axis=-1) * steps
