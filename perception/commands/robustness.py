@@ -130,9 +130,7 @@ def robustness(
         "on_error": data.on_error,
     }
     store = CellStore(out / "cells", setup)
-    subject = Subject(
-        model if runtime is not None else model.to(where), data, reader, where, len(reader) == total
-    )
+    subject = Subject(model, data, reader, where, len(reader) == total)
     print(f"{len(cells)} cells of {len(reader)} frames on {where}; results go to {out}", flush=True)
     missing = run_cells(cells, store, lambda cell: measure_cell(subject, cell), _shard(shard), _say)
     if missing:
