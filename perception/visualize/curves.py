@@ -120,6 +120,9 @@ def to_svg(figure, name: str, label: str = "") -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", svg, count=3)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # The id of a clip path is made from an address in memory.
+    for number, clip in enumerate(re.findall(r'<clipPath id="(p[0-9a-f]{10})"', svg)):
+        svg = svg.replace(clip, f"clip-{number}")
     # Ids are only unique in one figure: `figure_1` and `axes_1` are in every one.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg).replace("xlink:href", "href")
     svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"<svg {_aria(label)} \1>", svg, count=1)
