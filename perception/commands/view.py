@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ...datasets.nuscenes.label_files import LabelFolder, LabelFormat
 from ...kernels.grid import BEVGrid
 
 
@@ -25,6 +26,8 @@ def view(
     scene: str | None = None,
     frames_per_second: float = 3.0,
     rerun: str | None = None,
+    occupancy: Path | None = None,
+    format: LabelFormat = "occ3d",
 ) -> None:
     """Draw frames: all cameras with boxes, the scene from above, the map where there is one.
 
@@ -45,6 +48,8 @@ def view(
         scene: draw all frames of this scene; default for a video and for Rerun: the first one.
         frames_per_second: of the video; key frames are 0.5 s apart.
         rerun: log the frames to this ``.rrd`` file, or to the Rerun ``viewer``, instead of drawing.
+        occupancy: folder of occupancy labels, to draw each frame's voxels too.
+        format: layout of that folder.
     """
     import numpy as np
 
@@ -54,6 +59,7 @@ def view(
     from ..evaluation.submission import read_submission
     from ..evaluation.tracking_submission import is_tracking_submission, read_tracking_submission
     from ..tracking.scenes import timeline
+    from ..visualize.occupancy import draw_occupancy
     from ..visualize.overview import draw_overview, save_image
     from ..visualize.rerun_log import RerunLog
     from ..visualize.submission import detections_of
@@ -61,7 +67,10 @@ def view(
     from ..visualize.video import save_video
     from .progress import progress_bar
 
-    reader = NuScenesReader(root, version, split, previous_sweeps=0, index_dir=index_dir)
+    labels = LabelFolder(occupancy, format, Path(root) / version) if occupancy else None
+    reader = NuScenesReader(
+        root, version, split, previous_sweeps=0, index_dir=index_dir, occupancy=labels
+    )
     found, trails = None, None
     if predictions and is_tracking_submission(predictions):
         tracked = read_tracking_submission(predictions, reader.tokens)
@@ -99,6 +108,10 @@ def view(
                 save_image(Path(out) / f"{i:05d}_{frame.token}.jpg", picture)
             else:
                 pictures.append(picture)
+            if frame.occupancy is not None and video is None:
+                voxels = frame.occupancy()
+                drawn = draw_occupancy(voxels.semantics, voxels.grid, "occupancy", width)
+                save_image(Path(out) / f"{i:05d}_{frame.token}_occupancy.jpg", drawn)
             advance(done, len(chosen))
     if log is not None:
         log.close()

@@ -7,6 +7,8 @@ import math
 from ..evaluation.detection import THRESHOLDS, DetectionMetrics
 from ..evaluation.detection_errors import ERRORS
 from ..evaluation.map import MapMetrics
+from ..evaluation.occupancy import OccupancyMetrics
+from ..evaluation.tables import occupancy_rows
 from ..evaluation.tracking import SUMMED, TrackingMetrics
 from .sections import Agreement, AgreementRow, ClassResult, DetectionTable, MapTable, Table
 
@@ -60,6 +62,20 @@ def tracking_section(metrics: TrackingMetrics) -> Table:
         "the score with the best MOTA; n/a: no annotated object of the class."
     )
     return Table("Tracking by class", rows, note, bars=False, short="Tracking")
+
+
+def occupancy_section(metrics: OccupancyMetrics) -> Table:
+    """IoU by class under each mask, and RayIoU at each depth."""
+    head, lines = occupancy_rows(metrics)
+    rows: dict[str, dict[str, float | str]] = {
+        str(line[0]): {name: float(cell) for name, cell in zip(head[1:], line[1:])}
+        for line in lines
+    }
+    note = (
+        "The mask, that is which voxels count, stands above each column. RayIoU has none: it "
+        "counts every ray that meets something. n/a: the class does not occur."
+    )
+    return Table("Occupancy by class", rows, note, short="Occupancy")
 
 
 def agreement_section(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..evaluation.evaluate import TRACKS, EvaluationMetrics
 from ..evaluation.tracking_submission import read_tracking_submission
@@ -18,6 +19,7 @@ from ..tracking.scenes import timeline
 from ..visualize.bev import draw_bev
 from ..visualize.cameras import draw_cameras
 from ..visualize.curves import read_losses
+from ..visualize.occupancy import draw_occupancy
 from ..visualize.scene import key_points, truth_of
 from ..visualize.submission import detections_of
 from ..visualize.trails import trails_at
@@ -27,6 +29,7 @@ from .from_metrics import (
     detection_section,
     distance_section,
     map_section,
+    occupancy_section,
     tracking_section,
 )
 from .of_robustness import stored_results, stored_sections
@@ -83,6 +86,8 @@ def write_run_report(
         sections += [detection_section(metrics.detection), distance_section(metrics.detection)]
     if metrics.map:
         sections.append(map_section(metrics.map))
+    if metrics.occupancy:
+        sections.append(occupancy_section(metrics.occupancy))
     if metrics.tracking:
         sections.append(tracking_section(metrics.tracking))
         sections.append(TrackGallery(_track_pictures(model, data, run_folder)))
@@ -193,4 +198,17 @@ def _picture(model: Any, data: Any, dataset: Any, index: int) -> FramePicture:
         prediction=draw_bev(points, found, truth, probabilities, min_score=0.25,
                             title="prediction", **drawn),
         truth=draw_bev(points, None, truth, masks, title="truth", **drawn),
+        voxels=_voxels(decoded["occupancy"]) if "occupancy" in decoded else None,
+        true_voxels=_true_voxels(batch, model.heads["occupancy"].occupancy_grid)
+        if "occupancy" in decoded else None,
     )  # fmt: skip
+
+
+def _voxels(volume: Any) -> NDArray[np.uint8]:
+    return draw_occupancy(volume.semantics[0].cpu().numpy(), volume.grid, "occupancy, predicted")
+
+
+def _true_voxels(batch: Any, grid: Any) -> NDArray[np.uint8] | None:
+    if batch.occupancy is None:
+        return None
+    return draw_occupancy(batch.occupancy.semantics[0].numpy(), grid, "occupancy, truth")

@@ -242,6 +242,8 @@ class FramePicture:
         cameras: all images in one.
         prediction: from above.
         truth: from above.
+        voxels: predicted occupancy.
+        true_voxels: its labels.
         caption: why it is shown, for instance ``"best of 81 frames"``.
     """
 
@@ -250,6 +252,8 @@ class FramePicture:
     prediction: NDArray[np.uint8] | None = None
     truth: NDArray[np.uint8] | None = None
     caption: str = ""
+    voxels: NDArray[np.uint8] | None = None
+    true_voxels: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datasets.nuscenes.classes import DETECTION_CLASSES, MAP_CLASSES
+from ...datasets.nuscenes.classes import DETECTION_CLASSES, MAP_CLASSES, OCCUPANCY_CLASSES
 
 Colour = tuple[int, int, int]  # red, green, blue, 0..255
 
@@ -138,6 +138,21 @@ LIGHT = Theme(
         },
     ),
     points=tuple(map(colour, ("#b9c6d8", "#7f97b8", "#46658f", "#16294a"))),
+)
+
+# Of voxels: objects as their boxes, surfaces and scenery in quieter colours.
+OCCUPANCY_COLOURS = _shades(
+    OCCUPANCY_CLASSES,
+    {name: hex_code(DARK.of_class(i)) for i, name in enumerate(DETECTION_CLASSES)}
+    | {
+        "others": "#e8ecf2",
+        "driveable_surface": "#4a5568",
+        "other_flat": "#6a5f73",
+        "sidewalk": "#8a6f8f",
+        "terrain": "#59733f",
+        "manmade": "#b7ae9c",
+        "vegetation": "#2f9460",
+    },
 )
 
 # Wide areas stay in the background, thin lines have to be seen.
