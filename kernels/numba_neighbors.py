@@ -1,8 +1,8 @@
 """Neighbour tables of sparse convolutions on the CPU, on numpy arrays, without torch.
 
-Cells are looked up in a bitmap of the grid, as in ``numba_voxelize.py``: one bit per cell, and
-before every word the number of cells so far, so that a cell's number in ascending order is a
-count of bits. A cell that is empty, as most neighbours are, costs one look at one bit.
+Cells are looked up in a bitmap of the grid: one bit per cell, and before every word the number of
+cells so far, so that a cell's number in ascending order is a count of bits. A cell that is empty,
+as most neighbours are, costs one look at one bit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .numba_voxelize import _mark_and_count, _ones
+from .numba_voxelize import _ones
 from .threads import compiled, in_parallel
 
 Array = NDArray
@@ -161,8 +161,33 @@ def _number(flat: Array, num_cells: int) -> tuple[Array, Array, Array]:
     summary = np.zeros(len(words) // 64 + 1, np.uint64)
     before = np.empty(len(words), np.int32)
     cells = np.empty(len(flat), np.int64)
-    count = _mark_and_count(flat, words, summary, before, cells, 0, len(summary))
-    return words, before, cells[:count]
+    return words, before, cells[: _mark_and_count(flat, words, summary, before, cells)]
+
+
+@compiled
+def _mark_and_count(flat, words, summary, before, cells):
+    """Mark the cells in the bitmap, those below zero not, and number them in order.
+
+    A bit per word in the summary keeps an all but empty grid from being walked through.
+    """
+    one = np.uint64(1)
+    for cell in flat:
+        if cell >= 0:
+            words[cell >> 6] |= one << np.uint64(cell & 63)
+            summary[cell >> 12] |= one << np.uint64((cell >> 6) & 63)
+    count = 0
+    for s in range(len(summary)):
+        many = summary[s]
+        while many:
+            w = s * 64 + _ones((many - one) & ~many)  # zeros below the lowest one
+            many &= many - one
+            before[w] = count
+            word = words[w]
+            while word:
+                cells[count] = w * 64 + _ones((word - one) & ~word)
+                word &= word - one
+                count += 1
+    return count
 
 
 @compiled

@@ -186,8 +186,8 @@ def _first_voxels_on_device(
 # --- CPU and GPU paths, torch.library -------------------------------------------------------------
 
 
-@torch.library.custom_op("bevstack::group_points", mutates_args=(), device_types="cpu")
-def _group_points(
+@torch.library.custom_op("bevstack::voxelize", mutates_args=(), device_types="cpu")
+def _voxelize(
     points: Tensor,
     batch_index: Tensor,
     batch_size: int,
@@ -196,64 +196,50 @@ def _group_points(
     shape: Sequence[int],
     max_points: int | None,
     max_voxels: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    from .numba_voxelize import group_points  # here: numba takes a second to import
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from .numba_voxelize import voxelize_points  # here: numba takes a second to import
 
-    parts = group_points(
+    parts = voxelize_points(
         *(_at_least_float32(points).contiguous().numpy(), batch_index.contiguous().numpy()),
         *(batch_size, point_range, voxel_size, shape, max_points, max_voxels),
         num_threads=torch.get_num_threads(),
     )
-    coordinates, counts, point_voxel = map(torch.from_numpy, parts)
-    return coordinates, counts, point_voxel
+    mean, coordinates, counts, point_voxel = map(torch.from_numpy, parts)
+    return mean.to(points.dtype), coordinates, counts, point_voxel
 
 
-_group_points.register_kernel("cuda")(group_points_on_device)
+@_voxelize.register_kernel("cuda")
+def _(points, batch_index, *grid):
+    from .triton_voxelize import mean_of_points
+
+    coordinates, counts, point_voxel = group_points_on_device(points, batch_index, *grid)
+    return mean_of_points(points, point_voxel, counts), coordinates, counts, point_voxel
 
 
-@_group_points.register_fake
+@_voxelize.register_fake
 def _(points, batch_index, batch_size, point_range, voxel_size, shape, max_points, max_voxels):
     voxels = torch.library.get_ctx().new_dynamic_size()
     shapes = (voxels, 4), (voxels,), (points.shape[0],)
-    return tuple(points.new_empty(shape, dtype=torch.int64) for shape in shapes)
+    mean = points.new_empty(voxels, points.shape[1])
+    return mean, *(points.new_empty(shape, dtype=torch.int64) for shape in shapes)
 
 
-@torch.library.custom_op("bevstack::voxel_mean", mutates_args=(), device_types="cpu")
-def _voxel_mean(features: Tensor, point_voxel: Tensor, counts: Tensor) -> Tensor:
-    from .numba_voxelize import mean_of_points
-
-    mean = mean_of_points(
-        *(_at_least_float32(features).contiguous().numpy(), point_voxel.contiguous().numpy()),
-        *(counts.numpy(), torch.get_num_threads()),
-    )
-    return torch.from_numpy(mean).to(features.dtype)
+def _save_groups(ctx, inputs, output) -> None:
+    _, coordinates, counts, point_voxel = output
+    ctx.save_for_backward(point_voxel, counts)
+    ctx.mark_non_differentiable(coordinates, counts, point_voxel)
 
 
-@_voxel_mean.register_kernel("cuda")
-def _(features: Tensor, point_voxel: Tensor, counts: Tensor) -> Tensor:
-    from .triton_voxelize import mean_of_points
-
-    return mean_of_points(features, point_voxel, counts)
-
-
-@_voxel_mean.register_fake
-def _(features, point_voxel, counts):
-    return features.new_empty(counts.shape[0], features.shape[1])
-
-
-def _save_mean(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs[1:])
-
-
-def _mean_backward(ctx, grad: Tensor):
+def _mean_backward(ctx, grad: Tensor, *_):
     point_voxel, counts = ctx.saved_tensors
     share = grad / counts.clamp(min=1).unsqueeze(1).to(grad.dtype)
     # One row of zeros more, for the points that are in no voxel: -1 is the last row.
     share = torch.nn.functional.pad(share, (0, 0, 0, 1))
-    return share.index_select(0, point_voxel.where(point_voxel >= 0, counts.shape[0])), None, None
+    to_points = share.index_select(0, point_voxel.where(point_voxel >= 0, counts.shape[0]))
+    return to_points, *[None] * 7
 
 
-_voxel_mean.register_autograd(_mean_backward, setup_context=_save_mean)
+_voxelize.register_autograd(_mean_backward, setup_context=_save_groups)
 
 
 @torch.library.custom_op("bevstack::voxel_max", mutates_args=(), device_types="cpu")
@@ -343,11 +329,9 @@ def voxelize(
         for axis, a, b, size in zip("xyz", low, high, voxel_size, strict=True)
     )
     bounds = list(map(float, point_range)), list(map(float, voxel_size))
-    coordinates, num_points, point_voxel = _group_points(
-        *(points.detach(), batch_index, batch_size),
-        *(*bounds, [nx, ny, nz], max_points, max_voxels),
+    features, coordinates, num_points, point_voxel = _voxelize(
+        points, batch_index, batch_size, *bounds, [nx, ny, nz], max_points, max_voxels
     )
-    features = _voxel_mean(points, point_voxel, num_points)
     return Voxels(features, coordinates, num_points, point_voxel, batch_size, (nx, ny, nz))
 
 

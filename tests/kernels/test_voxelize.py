@@ -10,9 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bevstack.kernels import pillar_max, scatter_to_bev, voxelize
 from bevstack.kernels.voxelize import (
-    _group_points,
     _voxel_max,
-    _voxel_mean,
+    _voxelize,
     group_points_on_device,
     group_points_reference,
     voxel_max_reference,
@@ -190,7 +189,7 @@ def test_points_of_no_sample_are_in_no_voxel():
 
 
 def test_huge_grid_gives_the_same_voxels():
-    # More cells than the bitmap may have bits: found by sorting instead.
+    # More cells than are numbered as they are: those that hold points are found by sorting.
     points, batch = make_points(300)
     points[:, :3] *= 50
     bounds, size = (-200, -200, -200, 200, 200, 200), (0.1, 0.1, 0.1)
@@ -198,6 +197,11 @@ def test_huge_grid_gives_the_same_voxels():
     expected = group_points_reference(points, batch, 3, bounds, size, voxels.shape)
     assert torch.equal(voxels.coordinates, expected[0])
     assert torch.equal(voxels.point_voxel, expected[2])
+    means = voxel_mean_reference(points, expected[2], expected[1])
+    torch.testing.assert_close(voxels.features, means)
+    nothing = voxelize(points + 1e4, batch, 3, bounds, size)
+    assert nothing.features.shape == (0, 5)
+    assert (nothing.point_voxel == -1).all()
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -245,7 +249,7 @@ def test_gradients_by_finite_differences():
     points = points.double().mul(0.4).requires_grad_()
     voxels = voxelize(points, batch, 1, RANGE, PILLAR)
     index, V = voxels.point_voxel, len(voxels.num_points)
-    assert torch.autograd.gradcheck(lambda p: _voxel_mean(p, index, voxels.num_points), points)
+    assert torch.autograd.gradcheck(lambda p: voxelize(p, batch, 1, RANGE, PILLAR).features, points)
     assert torch.autograd.gradcheck(lambda p: pillar_max(p, index, V), points)
     shape = voxels.shape[:2]
     assert torch.autograd.gradcheck(
@@ -262,6 +266,23 @@ def test_scatter_puts_each_pillar_on_its_cell_of_a_rectangular_map():
     assert canvas[0, :, 3, 1].tolist() == [1, 2]
     assert canvas[1, :, 0, 2].tolist() == [3, 4]
     assert canvas.abs().sum() == 10
+
+
+@pytest.mark.parametrize("caps", [(None, None), (2, None), (None, 5000), (3, 4000)], ids=str)
+def test_same_voxels_as_the_reference_when_threads_share_the_work(caps):
+    points, batch = make_points(60_000)
+    points, bounds, size = points * 10, (-20, -20, -20, 20, 20, 20), (0.5, 0.25, 0.5)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        voxels = voxelize(points, batch, 3, bounds, size, *caps)
+    finally:
+        torch.set_num_threads(before)
+    expected = group_points_reference(points, batch, 3, bounds, size, voxels.shape, *caps)
+    ours = voxels.coordinates, voxels.num_points, voxels.point_voxel
+    assert all(torch.equal(a, b) for a, b in zip(ours, expected))
+    means = voxel_mean_reference(points.double(), voxels.point_voxel, voxels.num_points)
+    torch.testing.assert_close(voxels.features.double(), means, rtol=1e-5, atol=1e-5)
 
 
 def test_same_input_gives_the_same_bits_on_any_number_of_threads():
@@ -314,9 +335,8 @@ def test_operators_are_registered_as_torch_wants_them():
     points, batch = make_points(50)
     voxels = voxelize(points, batch, 3, RANGE, SIZE)
     bounds = list(RANGE), list(SIZE), list(voxels.shape)
-    torch.library.opcheck(_group_points, (points, batch, 3, *bounds, None, None))
     points.requires_grad_()
-    torch.library.opcheck(_voxel_mean, (points, voxels.point_voxel, voxels.num_points))
+    torch.library.opcheck(_voxelize, (points, batch, 3, *bounds, None, None))
     torch.library.opcheck(_voxel_max, (points, voxels.point_voxel, len(voxels.num_points)))
 
 
