@@ -94,7 +94,8 @@ def in_parallel(
     finally:
         # Also when this range failed: the others still write to the caller's arrays.
         ranges.clear()
-        errors = [future.exception() for future in futures]
+        # A thread that has not begun finds nothing left to do: on a busy machine it may be long.
+        errors = [future.exception() for future in futures if not future.cancel()]
     for error in errors:
         if error is not None:
             raise error
