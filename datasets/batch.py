@@ -53,6 +53,8 @@ class Batch:
     map_masks: Tensor | None  # (B, K, X, Y) bool on the map head's grid; None without map labels
     map_valid: Tensor  # (B,) bool: does this sample have map labels?
     occupancy: OccupancyTargets | None = None  # None without any occupancy label
+    scene: Tensor | None = None  # (B,) int64 number of the drive, the same for all its frames
+    timestamp_us: Tensor | None = None  # (B,) int64 of the key frame
 
     @property
     def size(self) -> int:
@@ -116,7 +118,14 @@ def collate(samples: list[Batch]) -> Batch:
         map_masks=_join_masks(samples),
         map_valid=join("map_valid"),
         occupancy=_join_occupancy(samples),
+        scene=_join_known([sample.scene for sample in samples]),
+        timestamp_us=_join_known([sample.timestamp_us for sample in samples]),
     )
+
+
+def _join_known(parts: list[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if known and len(known) == len(parts) else None
 
 
 def _join_masks(samples: list[Batch]) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,6 +90,8 @@ class Encoder:
             map_masks=None if masks is None else torch.from_numpy(masks)[None],
             map_valid=torch.tensor([masks is not None]),
             occupancy=self._occupancy(frame),
+            scene=torch.tensor([scene_number(frame.scene)]),
+            timestamp_us=torch.tensor([frame.timestamp_us]),
         )
 
     def _boxes(self, frame: Frame) -> BoxTargets:
@@ -128,6 +131,12 @@ class Encoder:
             mask_camera=torch.from_numpy(labels.mask_camera != 0)[None],
             valid=torch.ones(1, dtype=torch.bool),
         )
+
+
+def scene_number(name: str) -> int:
+    """A number that tells scenes apart: the first 63 bits of a hash of the name."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def _float(array: NDArray) -> Tensor:

@@ -96,6 +96,63 @@ class InOrder:
         return np.arange(self.num_frames, dtype=np.int64)
 
 
+@dataclass(frozen=True)
+class Clips:
+    """Another order's frames, each within a clip of consecutive frames of its scene, in order.
+
+    A clip ends with the frame that the order names, or begins with its scene where that has too
+    few frames before. An epoch has as many frames as the other order's, rounded down.
+
+    Args:
+        order: which frames to make clips of; the first of an epoch are taken.
+        scene_of_frame: (F,) number of the scene of each frame; frames are by scene and time.
+        length: frames of a clip.
+        world_size: processes that an ``EpochSampler`` deals frames out to in turn; each shall get
+            whole clips.
+
+    Raises:
+        ValueError: if no scene has as many frames, or the order names too few.
+    """
+
+    order: Order
+    scene_of_frame: NDArray[np.integer]
+    length: int
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        _, first, size = self._scenes()
+        if not (size >= self.length).any():
+            raise ValueError(
+                f"no scene has {self.length} frames, the longest {size.max(initial=0)}; lower "
+                "clip_length"
+            )
+        if not len(self(0)):
+            raise ValueError("the epoch has fewer frames than one clip per process")
+
+    def _scenes(self) -> tuple[NDArray, NDArray, NDArray]:
+        """Of each frame its scene's place among the scenes; of each of those first frame, size."""
+        change = np.flatnonzero(np.diff(self.scene_of_frame)) + 1
+        first = np.concatenate([[0], change])
+        size = np.diff(np.append(first, len(self.scene_of_frame)))
+        return np.repeat(np.arange(len(first)), size), first, size
+
+    def __call__(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of an epoch."""
+        place, first, size = self._scenes()
+        named = self.order(epoch)
+        scene = place[named]
+        long_enough = size[scene] >= self.length
+        # By the full order, not what is left of it: epochs must be of one length.
+        count = len(named) // self.length // self.world_size * self.world_size
+        named, scene = named[long_enough], scene[long_enough]
+        named, scene = np.resize(named, count), np.resize(scene, count)
+        start = np.maximum(named - self.length + 1, first[scene])
+        clips = start[:, None] + np.arange(self.length)
+        # Frame by frame of world_size clips, since frames go to the processes in turn.
+        clips = clips.reshape(-1, self.world_size, self.length).swapaxes(1, 2)
+        return clips.reshape(-1).astype(np.int64)
+
+
 class EpochSampler(Sampler[tuple[int, int]]):
     """Deals an epoch's order out to ``world_size`` processes.
 

@@ -15,6 +15,7 @@ from ..kernels.grid import BEVGrid
 from .encoders import CameraEncoder, PillarEncoder, VoxelEncoder
 from .fusion import ClassEvidence, ConvFuser, SingleSensor
 from .heads import CenterHead, MapHead, OccupancyHead, TransFusionHead
+from .memory import BEVMemory, Moments, Past, recall
 from .necks import SECOND, BEVResNet
 
 Head = CenterHead | TransFusionHead | MapHead | OccupancyHead
@@ -39,6 +40,9 @@ class FusionModel(nn.Module):
         class_evidence: add what the camera branch paints of classes to the heat-maps of a
             ``CenterHead``; needs ``camera.semantics`` that paint, without effect on a model
             without cameras.
+        memory: what earlier frames of a scene add to the fused map, made from the fuser's channels
+            and the grid; null for a model that sees every frame on its own. Train it on clips
+            (``data.clip_length``).
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class FusionModel(nn.Module):
         lidar: Callable[[BEVGrid], PillarEncoder | VoxelEncoder] | None = None,
         task_weights: dict[str, float] | None = None,
         class_evidence: bool = False,
+        memory: Callable[[int, BEVGrid], BEVMemory] | None = None,
     ):
         super().__init__()
         if camera is None and lidar is None:
@@ -61,6 +66,7 @@ class FusionModel(nn.Module):
         self.camera = camera(grid) if camera is not None else None
         self.lidar = lidar(grid) if lidar is not None else None
         self.fuser = fuser(_channels(self.camera), _channels(self.lidar))
+        self.memory = memory(self.fuser.out_channels, grid) if memory is not None else None
         self.backbone = backbone(self.fuser.out_channels, grid)
         self.heads = nn.ModuleDict(
             {task: head(self.backbone.out_channels, grid) for task, head in heads.items()}
@@ -103,22 +109,72 @@ class FusionModel(nn.Module):
             The output dataclass of every head by task, and under "camera" what the camera branch
             predicts beside its map, where it has an image.
         """
+        return self.step(batch, None, use_camera, use_lidar, split)[0]
+
+    def step(
+        self,
+        batch: Batch,
+        state: Moments | None,
+        use_camera: bool | Tensor = True,
+        use_lidar: bool | Tensor = True,
+        split: Callable[[Tensor], dict[str, Tensor]] | None = None,
+    ) -> tuple[dict[str, Any], Moments | None]:
+        """As :meth:`forward`, remembering: give each call the state that the one before gave.
+
+        A sample looks back at earlier moments of its scene, in the batch and in the state; the
+        order of samples within a batch is of no account.
+
+        Args:
+            batch: B samples.
+            state: the last moments; None to start with.
+            use_camera: see :meth:`forward`.
+            use_lidar: see :meth:`forward`.
+            split: see :meth:`forward`.
+
+        Returns:
+            The outputs, and the new state, None for a model without memory.
+        """
         seen = withhold(batch, use_camera, use_lidar)
         camera, perspective = self.camera(seen) if self.camera is not None else (None, None)
         lidar = self.lidar(seen) if self.lidar is not None else None
-        outputs = self.fuse(camera, lidar, split)
+        fused, past = self.fuser(camera, lidar), None
+        if self.memory is not None:
+            now = Moments.of_batch(fused, batch)
+            known = now if state is None else state.joined(now)
+            past = recall(now, known, self.memory.moments, self.memory.max_age)
+            state = known.latest(self.memory.moments)
+        outputs = self._from_fused(fused, camera, split, past)
         if perspective is not None:
             outputs["camera"] = perspective
-        return outputs
+        return outputs, state
 
     def fuse(
         self,
         camera: Tensor | None,
         lidar: Tensor | None,
         split: Callable[[Tensor], dict[str, Tensor]] | None = None,
+        past: Past | None = None,
     ) -> dict[str, Any]:
-        """From the sensors' maps (B, C, X, Y), None without that branch, to the heads' outputs."""
-        bev = self.backbone(self.fuser(camera, lidar))
+        """From the sensors' maps (B, C, X, Y), None without that branch, to the heads' outputs.
+
+        Args:
+            camera: map of the camera branch.
+            lidar: map of the LiDAR branch.
+            split: see :meth:`forward`.
+            past: what the memory looks back at; None for nothing.
+        """
+        return self._from_fused(self.fuser(camera, lidar), camera, split, past)
+
+    def _from_fused(
+        self,
+        fused: Tensor,
+        camera: Tensor | None,
+        split: Callable[[Tensor], dict[str, Tensor]] | None,
+        past: Past | None,
+    ) -> dict[str, Any]:
+        if self.memory is not None:
+            fused = self.memory(fused, past or Past.nothing(fused, self.memory.moments))
+        bev = self.backbone(fused)
         maps = dict.fromkeys(self.heads, bev) if split is None else split(bev)
         evidence: dict[str, Tensor] = {}
         if self.class_evidence is not None and self.camera is not None and camera is not None:

@@ -157,6 +157,11 @@ class NuScenesReader:
         counts = np.bincount(cell, minlength=len(self.index) * num_classes)
         return counts.reshape(-1, num_classes)[self._rows]
 
+    def scene_numbers(self) -> NDArray[np.int64]:
+        """(F,): a number for the scene of each frame."""
+        column = self.index.batch.column("scene").take(pa.array(self._rows))
+        return np.asarray(column.indices.to_numpy(zero_copy_only=False), np.int64)
+
     def _bev_from_ego(self, row: int, sweeps: tuple[LidarSweep, ...]) -> NDArray[np.float64]:
         if self.frame == "ego":
             return np.eye(4)

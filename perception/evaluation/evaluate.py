@@ -200,12 +200,15 @@ def predict(
 ) -> Predictions:
     """Run the model over a loader (see ``evaluate_model``); a frame that comes again is ignored.
 
-    Occupancy is measured at once, since it is large; without ``occupancy`` it is left out.
+    A model with memory sees the frames as a stream, in the loader's order. Occupancy is measured
+    at once, since it is large; without ``occupancy`` it is left out.
     """
     import torch
 
+    from ..memory.stream import Stream
+
     found, known, was_training = Predictions(), set(tokens), model.training
-    device = _device_of(model)
+    device, stream = _device_of(model), Stream(model)
     model.train(False)
     try:
         with torch.inference_mode():
@@ -217,7 +220,7 @@ def predict(
                 if unknown:
                     raise DataError(f"frame {min(unknown)} is not among the reader's frames")
                 moved = batch.to(device)
-                outputs = model(moved, use_camera=use_camera, use_lidar=use_lidar)
+                outputs = stream(moved, use_camera=use_camera, use_lidar=use_lidar)
                 _keep(found, model.decode(outputs, moved), batch, occupancy)
                 if progress:
                     progress(len(found.global_from_bev), len(tokens))

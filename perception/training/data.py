@@ -29,7 +29,7 @@ from ...datasets.nuscenes.label_files import LabelFolder, LabelFormat
 from ...datasets.nuscenes.maps import MapRasterizer
 from ...datasets.nuscenes.reader import NuScenesReader
 from ...datasets.objects.build import BankOptions, ensure_bank
-from ...datasets.sampling import ClassBalanced, EpochSampler, InOrder, Order, Shuffled
+from ...datasets.sampling import ClassBalanced, Clips, EpochSampler, InOrder, Order, Shuffled
 from ..evaluation.ground_truth import GroundTruth, ground_truth
 
 
@@ -59,6 +59,8 @@ class NuScenesData(pl.LightningDataModule):
         index_dir: folder of the index; null for its usual place, beside the tables.
         occupancy: folder of occupancy labels; null for ``gts`` in ``root``, where there is one.
         occupancy_format: layout of that folder.
+        clip_length: train on this many consecutive frames of a scene at a time, as a model with
+            memory wants; the batch size is a multiple of it.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class NuScenesData(pl.LightningDataModule):
         index_dir: str | None = None,
         occupancy: str | None = None,
         occupancy_format: LabelFormat = "occ3d",
+        clip_length: int = 1,
     ) -> None:
         super().__init__()
         self.index_dir = index_dir
@@ -88,6 +91,12 @@ class NuScenesData(pl.LightningDataModule):
         self.occupancy_format: LabelFormat = occupancy_format
         if batch_size < 1 or workers < 0:
             raise ValueError(f"batch_size is {batch_size}, workers {workers}; give 1, 0 or more")
+        if clip_length < 1 or batch_size % clip_length:
+            raise ValueError(
+                f"batch_size is {batch_size}, clip_length {clip_length}; a batch must hold whole "
+                "clips, so make it a multiple"
+            )
+        self.clip_length = clip_length
         self.root, self.version = str(root), version
         self.frame: Literal["ego", "lidar"] = frame
         self.on_error: Literal["raise", "skip"] = on_error
@@ -210,10 +219,13 @@ class NuScenesData(pl.LightningDataModule):
         return self._loader(reader, steps, sampler, self.val_batch_size)
 
     def _order(self, reader: NuScenesReader) -> Order:
+        order: Order = Shuffled(len(reader), self.seed)
         if self.class_balanced:
             counts = reader.class_counts(self._encoder.count_radar)
-            return ClassBalanced(counts, self.seed, self.samples_per_epoch)
-        return Shuffled(len(reader), self.seed)
+            order = ClassBalanced(counts, self.seed, self.samples_per_epoch)
+        if self.clip_length > 1:
+            return Clips(order, reader.scene_numbers(), self.clip_length, self._processes)
+        return order
 
     @property
     def _processes(self) -> int:

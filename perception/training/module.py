@@ -12,6 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from ...datasets.batch import Batch
+from ..memory import Stream
 from ..model import FusionModel
 from .options import TrainingOptions
 from .parts import check_parts, freeze, hold, parameter_groups
@@ -52,6 +53,7 @@ class TrainingModule(pl.LightningModule):
         self.ablation: dict[str, dict[str, float]] = {}  # of the last one, by sensor set
         self._all = Validation()
         self._subset: dict[SensorSet, Validation] = {}
+        self._streams: dict[SensorSet, Stream] = {}
         self._progress: Callable[[], Progress] | None = None
         self.train()
 
@@ -158,12 +160,13 @@ class TrainingModule(pl.LightningModule):
         both = getattr(self.model, "camera", None) and getattr(self.model, "lidar", None)
         wanted = both is not None and self.options.ablation_batches > 0
         self._subset = {sensors: Validation() for sensors in ABLATION} if wanted else {}
+        self._streams = {sensors: Stream(self.model) for sensors in ABLATION}
 
     def validation_step(self, batch: Batch | None, batch_idx: int) -> None:
         """Losses and metrics; on the first batches, those of every sensor alone too."""
         if batch is None:  # nothing of it could be read
             return
-        outputs = self.model(batch)
+        outputs = self._streams[EVERYTHING](batch)
         terms = self.model.loss(outputs, batch)
         losses = {"total": self.model.total_loss(terms), **terms}
         self.log_dict(
@@ -177,7 +180,8 @@ class TrainingModule(pl.LightningModule):
             return
         for sensors, validation in self._subset.items():
             if sensors != EVERYTHING:
-                seen = self.model(batch, use_camera=sensors.camera, use_lidar=sensors.lidar)
+                stream = self._streams[sensors]
+                seen = stream(batch, use_camera=sensors.camera, use_lidar=sensors.lidar)
                 decoded = self.model.decode(seen, batch)
             validation.add(decoded, batch)
 

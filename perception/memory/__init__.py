@@ -1,0 +1,8 @@
+"""Temporal memory: what earlier moments put on the BEV map, brought into the present."""
+
+from .bev_memory import BEVMemory
+from .moments import Moments, Past, recall
+from .stream import Stream
+from .warp import warp
+
+__all__ = ["BEVMemory", "Moments", "Past", "Stream", "recall", "warp"]
