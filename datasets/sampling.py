@@ -120,7 +120,7 @@ class Clips:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        _, first, size = self._scenes()
+        _, _, size = self._scenes()
         if not (size >= self.length).any():
             raise ValueError(
                 f"no scene has {self.length} frames, the longest {size.max(initial=0)}; lower "

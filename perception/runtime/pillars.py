@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ...kernels.grid import BEVGrid
 from ...kernels.numba_segments import bucket_segments, group_rows
-from ...kernels.numba_voxelize import group_points, mean_of_points
+from ...kernels.numba_voxelize import voxelize_points
 from ...kernels.threads import compiled_in_order
 from .manifest import PillarSpec
 
@@ -36,13 +36,12 @@ class PillarInputs:
         (x0, x1), (y0, y1), (z0, z1) = self.grid.x_range, self.grid.y_range, self.spec.height_range
         size, (nx, ny) = self.spec.pillar_size, self.grid.shape
         batch = np.zeros(len(points), np.int64)
-        coordinates, counts, pillar = group_points(
+        mean, coordinates, counts, pillar = voxelize_points(
             *(points, batch, 1, (x0, y0, z0, x1, y1, z1), (size, size, z1 - z0), (nx, ny, 1)),
             num_threads=self.num_threads,
         )
         if len(counts) == 0:
             return None
-        mean = mean_of_points(points, pillar, counts, self.num_threads)
         bounds = np.array([x0, y0, size, z0, z1, (z0 + z1) / 2], np.float32)
         features = np.zeros((len(points), POINT_FEATURES), np.float32)
         heights = np.zeros((len(counts), self.spec.height_bins + 1), np.float32)

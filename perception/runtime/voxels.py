@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ...kernels.grid import BEVGrid
 from ...kernels.numba_neighbors import strided_rows, submanifold_rows
-from ...kernels.numba_voxelize import group_points, mean_of_points
+from ...kernels.numba_voxelize import voxelize_points
 from .manifest import TableSpec, VoxelSpec
 
 
@@ -33,13 +33,13 @@ class VoxelInputs:
         (x0, x1), (y0, y1) = self.grid.x_range, self.grid.y_range
         # The grid has a cell more along z than the range, as SECOND has it.
         shape = spec.shape[2], spec.shape[1], round((high - low) / spec.voxel_size[2])
-        cells, counts, voxel = group_points(
+        mean, cells, counts, _ = voxelize_points(
             *(points, np.zeros(len(points), np.int64), 1, (x0, y0, low, x1, y1, high)),
             *(spec.voxel_size, shape, spec.max_points, spec.max_voxels, self.num_threads),
         )
         if len(counts) == 0:
             return None
-        inputs = {"voxel_features": mean_of_points(points, voxel, counts, self.num_threads)}
+        inputs = {"voxel_features": mean}
         coordinates = np.ascontiguousarray(cells[:, [0, 3, 2, 1]], np.int32)
         levels = [(coordinates, spec.shape)]
         for table in spec.tables:
