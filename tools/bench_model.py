@@ -233,7 +233,7 @@ def count_flops(model: FusionModel, forward: Callable[[], object]) -> dict[str, 
 
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # fused kernels have no formula
-    _Conv3d.convolve = counting
+    _Conv3d.convolve = counting  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             forward()

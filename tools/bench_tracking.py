@@ -163,7 +163,7 @@ def devkit(found: TrackedBoxes, truth: TrackingTruth) -> tuple[float, dict[str, 
     for name in TRACKING_CLASSES:
         data = TrackingEvaluation(
             true, predicted, name, config.dist_fcn_callable, MAX_DISTANCE, config.min_recall,
-            TrackingMetricData.nelem, config.metric_worst, verbose=False,
+            TrackingMetricData.nelem or 0, config.metric_worst, verbose=False,
         ).accumulate()  # fmt: skip
         amota[name] = float(np.mean(np.nan_to_num(data.motar)))
     return time.process_time() - start, amota

@@ -68,8 +68,8 @@ class LabelFolder:
             )
         if not Path(self.path).is_dir():
             raise DataError(
-                f"{self.path} is not a folder of occupancy labels; download them, make them with "
-                "`bevstack occupancy-labels`, or train without an occupancy head"
+                f"{self.path} is not a folder of occupancy labels; download them, or train "
+                "without an occupancy head"
             )
         object.__setattr__(self, "path", Path(self.path))
         object.__setattr__(self, "_scene_tokens", self._read_scene_tokens())

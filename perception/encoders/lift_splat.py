@@ -107,7 +107,9 @@ class LiftSplat(FrustumLift):
         measured = self.measured_depth(points, point_sample, bev_from_image, image_sample, size)
         bev, logits = self.lift(
             *(features, measured, painted),
-            pool=lambda *maps: self.splat(*maps, bev_from_image, image_sample, batch_size),
+            pool=lambda logits, context: self.splat(
+                logits, context, bev_from_image, image_sample, batch_size
+            ),
         )
         return bev, DepthOutput(logits, bev_from_image, image_sample, measured)
 

@@ -55,7 +55,7 @@ class TrainingModule(pl.LightningModule):
         self._subset: dict[SensorSet, Validation] = {}
         self._streams: dict[SensorSet, Stream] = {}
         self._progress: Callable[[], Progress] | None = None
-        self.train()
+        hold(self.model, options.frozen, options.frozen_norms)
 
     def train(self, mode: bool = True) -> TrainingModule:
         """Training mode; frozen parts stay in evaluation mode."""
