@@ -2,8 +2,9 @@
 
 The points of one camera, image column and depth bin that fall in the same cell on neighbouring
 rows are a *run*. On a nuScenes rig a (column, bin) line of 32 rows meets at most 4 cells, so that
-1.6 million points are 121 thousand runs: the plan is an order of 16 times smaller than the points,
-and a cell (forward) or a gradient row (backward) stays in the first-level cache for a whole run.
+1.6 million points are 91 thousand runs in the vehicle's frame, 121 thousand in LIDAR_TOP's, tilted
+and with the cameras moved to its time: the plan is 13 to 17 times smaller than the points, and a
+cell (forward) or a gradient row (backward) stays in the first-level cache for a whole run.
 
 Forward goes cell by cell: each is written once, zeros included, by one thread, into fresh memory.
 Other orders were tried on one core of a Xeon (Sapphire Rapids), in float32 with 80 channels,
