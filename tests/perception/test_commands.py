@@ -16,6 +16,7 @@ RUNS = {  # every shipped config, with what is laid over it
     "tiny/detection": ["tiny/fusion", "tiny/detection"],
     "tiny/map": ["tiny/fusion", "tiny/map"],
     "tiny/occupancy": ["tiny/fusion", "tiny/occupancy"],
+    "tiny/memory": ["tiny/fusion", "tiny/memory"],
     "overfit_keyframe": ["overfit_keyframe"],
     "nuscenes/fusion": ["nuscenes/fusion"],
     "multitask/all": ["nuscenes/fusion", "multitask/all"],
