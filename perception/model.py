@@ -37,9 +37,8 @@ class FusionModel(nn.Module):
         heads: by task ("detection", "map", "occupancy"), made from the backbone's channels and
             the grid.
         task_weights: weight of a task in the total loss; 1 for those not named.
-        class_evidence: add what the camera branch paints of classes to the heat-maps of a
-            ``CenterHead``; needs ``camera.semantics`` that paint, without effect on a model
-            without cameras.
+        class_evidence: add what the camera branch paints of classes to the heat-map of detection;
+            needs ``camera.semantics`` that paint, without effect on a model without cameras.
         memory: what earlier frames of a scene add to the fused map, made from the fuser's channels
             and the grid; null for a model that sees every frame on its own. Train it on clips
             (``data.clip_length``).
