@@ -17,6 +17,8 @@ def export(
     version: str | None = None,
     split: str | None = None,
     check_frames: int = 4,
+    tracker: Literal["kalman", "greedy"] = "kalman",
+    tracker_settings: Path | None = None,
     trust: list[str] | None = None,
 ) -> None:
     """Write a model so that it runs without PyTorch, and check that it still is the same.
@@ -30,6 +32,8 @@ def export(
         version: its tables' folder.
         split: the split to check on; default: the validation split of the run.
         check_frames: frames on which both models are compared.
+        tracker: what the runtime tracks the boxes with; see ``bevstack track``.
+        tracker_settings: YAML file of values of the tracker that should be others.
         trust: further modules whose classes the config may name.
     """
     from ..export.describe import sensor_spec
@@ -37,12 +41,14 @@ def export(
     from ..export.report import print_report
     from ..export.write import write_folder
     from ..runtime import Runtime
+    from ..tracking.settings import make_tracker
 
     run_folder, out = Path(run_folder), Path(out)
     config, model, data = _load(run_folder, trust or (), root, version, split)
     model.cpu().eval()
     sensors = sensor_spec(data.encoder, data.val_steps, data.frame)
-    write_folder(model, sensors, out, config, single)
+    follower = make_tracker(tracker, tracker_settings)
+    write_folder(model, sensors, out, config, single, follower)
     reader, note = _reader(data, data.val_split)
     if precision == "fp16":
         from ..export.half import to_half

@@ -22,7 +22,9 @@ def infer(
     on_error: Literal["raise", "skip"] = "raise",
     index_dir: Path | None = None,
 ) -> None:
-    """Run an exported model; OUT gets ``submission.json`` and ``latency.json``.
+    """Run an exported model; OUT gets ``submission.json``, ``tracks.json``, ``latency.json``.
+
+    The frames of a scene are a stream; both JSON files of boxes are official submissions.
 
     Args:
         root: an indexed nuScenes folder.
@@ -42,8 +44,10 @@ def infer(
     from ...datasets.errors import DataError
     from ...datasets.nuscenes.reader import NuScenesReader
     from ..evaluation.submission import submission_meta, write_submission
+    from ..evaluation.tracking_submission import write_tracking_submission
     from ..runtime import Runtime, RuntimeOptions
     from ..runtime.latency import Latencies
+    from ..tracking.scenes import tracks_in_global
     from .progress import progress_bar
 
     if runtime is None:
@@ -58,10 +62,11 @@ def infer(
     out.mkdir(parents=True, exist_ok=True)
     nothing = Detections(Boxes3D.empty(), np.zeros(0), np.zeros(0, np.int64))
     detections, transforms, skipped, latencies = [], [], {}, Latencies()
+    tracks, state = {}, None  # tracks by place of the frame
     with progress_bar("infer", "frames") as advance:
         for i in range(count):
             try:
-                found = model.run(reader[i])
+                found = model.run(reader[i], state)
             except DataError as error:
                 if on_error == "raise":
                     raise
@@ -69,7 +74,10 @@ def infer(
                 detections.append(nothing)
                 transforms.append(np.eye(4))
                 continue
+            state = found.state
             detections.append(found.detections or nothing)
+            if found.tracks is not None:
+                tracks[i] = found.tracks
             transforms.append(found.global_from_bev)
             latencies.add(found.seconds)
             if arrays:
@@ -79,6 +87,8 @@ def infer(
     if "detection" in model.manifest.heads:
         meta = submission_meta(model.manifest.camera is not None, model.manifest.lidar is not None)
         write_submission(out / "submission.json", tokens, detections, np.stack(transforms), meta)
+        tracked = tracks_in_global([*tracks.values()], [*tracks], [transforms[i] for i in tracks])
+        write_tracking_submission(out / "tracks.json", tokens, tracked, meta)
     (out / "latency.json").write_text(json.dumps(latencies.to_json(), indent=2) + "\n")
     latencies.print()
     for token, reason in list(skipped.items())[:1]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,9 @@ from .tracking import TrackingMetrics, evaluate_tracks
 from .tracking_submission import write_tracking_submission
 from .tracks import Timeline
 
+if TYPE_CHECKING:
+    from ..tracking import TrackedDetections
+
 SUBMISSION = "submission.json"
 TRACKS = "tracks.json"
 METRICS = "metrics.json"
@@ -56,7 +59,7 @@ class Model(Protocol):
 
     def decode(self, outputs: dict, batch: Any) -> dict:
         """``{"detection": list[Detections], "map": (B, K, X, Y) tensor, "occupancy":
-        OccupancyVolume}``; each may lack."""
+        OccupancyVolume, "tracks": list[TrackedDetections]}``; each may lack."""
         ...
 
     def train(self, mode: bool = True) -> Any: ...
@@ -72,7 +75,7 @@ class EvaluationMetrics:
     num_frames: int  # in the split
     skipped: tuple[str, ...]  # tokens of the frames that could not be read
     seconds: float
-    tracking: TrackingMetrics | None = None  # of the default tracker on the detections
+    tracking: TrackingMetrics | None = None  # of the model's tracks, or the default tracker's
 
     def headline(self) -> dict[str, float]:
         """The main figures of every task, larger being better: what tables of runs compare."""
@@ -127,6 +130,7 @@ class Predictions:
     """What a model said about a data set."""
 
     detections: dict[str, Detections] = field(default_factory=dict)  # by sample token
+    tracks: dict[str, TrackedDetections] = field(default_factory=dict)  # of a model that tracks
     global_from_bev: dict[str, NDArray] = field(default_factory=dict)
     has_detection: bool = False
     map: MapIoU | None = None
@@ -145,7 +149,8 @@ def evaluate_model(
 ) -> EvaluationMetrics:
     """Measure a model and write ``submission.json``, ``metrics.json`` and CSV tables.
 
-    Detections are also tracked, where the frames make scenes, and leave ``tracks.json``.
+    Detections are also tracked, where the frames make scenes and the model does not do it, and
+    leave ``tracks.json``.
 
     Args:
         model: see ``Model``; run in evaluation mode, on the device of its parameters.
@@ -178,7 +183,7 @@ def evaluate_model(
         if reader.global_annotations(0) is not None:
             boxes, truth = read_submission(submission, tokens), tracking_truth(reader)
             detection = evaluate_detections(boxes, truth.annotations)
-            tracking = _track(run_folder / TRACKS, boxes, truth, meta)
+            tracking = _track(run_folder / TRACKS, found, boxes, truth, meta)
     measured_map = found.map.compute() if found.map and found.map.num_samples else None
     voxels = found.occupancy.compute() if found.occupancy else None
     seconds = time.monotonic() - start
@@ -257,6 +262,8 @@ def _keep(found: Predictions, decoded: dict, batch: Any, occupancy: OccupancyTru
             if "detection" in decoded:
                 found.has_detection = True
                 found.detections[token] = decoded["detection"][i]
+            if "tracks" in decoded:
+                found.tracks[token] = decoded["tracks"][i]
     if "map" in decoded and batch.map_masks is not None:
         probabilities = decoded["map"]
         found.map = found.map or MapIoU(probabilities.shape[1])
@@ -284,16 +291,30 @@ def _write_detections(
 
 
 def _track(
-    path: Path, boxes: GlobalBoxes, truth: TrackingTruth, meta: dict[str, bool]
+    path: Path,
+    found: Predictions,
+    boxes: GlobalBoxes,
+    truth: TrackingTruth,
+    meta: dict[str, bool],
 ) -> TrackingMetrics | None:
-    """Metrics of the default tracker; None where no scene has a second frame or no object."""
-    from ..tracking import KalmanTracker
-    from ..tracking.scenes import track_scenes
+    """Metrics of the tracks that the model gave, of the default tracker on its boxes otherwise.
 
+    None where no scene has a second frame, or no object.
+    """
+    from ..tracking import KalmanTracker
+    from ..tracking.scenes import track_scenes, tracks_in_global
+
+    tokens = truth.annotations.tokens
     if len(np.unique(truth.scene)) == len(truth.scene):
         return None
-    tracked = track_scenes(KalmanTracker(), boxes, Timeline(truth.scene, truth.timestamp_us))
-    write_tracking_submission(path, truth.annotations.tokens, tracked, meta)
+    if found.tracks:
+        sample_of = {token: i for i, token in enumerate(tokens)}
+        samples = [sample_of[token] for token in found.tracks]
+        transforms = [found.global_from_bev[token] for token in found.tracks]
+        tracked = tracks_in_global([*found.tracks.values()], samples, transforms)
+    else:
+        tracked = track_scenes(KalmanTracker(), boxes, Timeline(truth.scene, truth.timestamp_us))
+    write_tracking_submission(path, tokens, tracked, meta)
     metrics = evaluate_tracks(tracked, truth)
     return metrics if sum(metrics.num_truth.values()) else None
 

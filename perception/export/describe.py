@@ -12,6 +12,7 @@ from ...datasets.nuscenes.classes import OCCUPANCY_CLASSES
 from ..encoders import CameraEncoder, DepthLSS, PillarEncoder, VoxelEncoder
 from ..heads import CenterHead, MapHead, OccupancyHead, TransFusionHead
 from ..runtime import manifest as m
+from ..tracking import GreedyTracker, KalmanTracker
 from .graphs import CameraGraph, VoxelGraph
 
 IMAGE_STEPS = (augment.ImageResize, augment.PublishedResize)
@@ -86,6 +87,14 @@ def lidar_spec(
         shape=lidar.grid_shape,
         tables=tuple(tables),
     )
+
+
+def tracker_spec(
+    tracker: KalmanTracker | GreedyTracker, detection: m.CenterSpec | m.QuerySpec
+) -> m.TrackerSpec:
+    """How the boxes of a head are tracked."""
+    kind = m.KalmanSpec if isinstance(tracker, KalmanTracker) else m.GreedySpec
+    return kind(**vars(tracker) | {"class_names": detection.classes})  # pyright: ignore
 
 
 def head_spec(head: Any) -> m.HeadSpec:

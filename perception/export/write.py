@@ -21,7 +21,8 @@ from ..runtime.manifest import FORMAT, Manifest, SensorSpec, write_manifest
 from ..runtime.pillars import PillarInputs
 from ..runtime.runtime import SensorPreparation
 from ..runtime.voxels import VoxelInputs
-from .describe import camera_spec, head_spec, lidar_spec
+from ..tracking import GreedyTracker, KalmanTracker
+from .describe import camera_spec, head_spec, lidar_spec, tracker_spec
 from .example import example_frame
 from .graphs import CameraGraph, HeadsGraph, PillarGraph, VoxelGraph, WholeGraph
 from .trace import OPSET, describe_onnx, prepared, write_onnx
@@ -74,6 +75,7 @@ def write_folder(
     folder: Path,
     config: Path | None = None,
     single: bool = False,
+    tracker: KalmanTracker | GreedyTracker | None = None,
 ) -> Manifest:
     """Write graphs in float32, manifest and config.
 
@@ -83,6 +85,7 @@ def write_folder(
         folder: made if missing; its files are written over.
         config: the training's config, to be copied.
         single: one file instead of one per part.
+        tracker: of the boxes; None for the default one.
 
     Raises:
         ValueError: if a part cannot be written with standard operators.
@@ -105,6 +108,8 @@ def write_folder(
         graphs[name] = describe_onnx(path)
     if config is not None:
         shutil.copyfile(config, folder / CONFIG)
+    heads = {task: head_spec(head) for task, head in model.heads.items()}
+    boxes = heads.get("detection")
     manifest = Manifest(
         format=FORMAT,
         precision="fp32",
@@ -114,10 +119,11 @@ def write_folder(
         camera=parts.camera,
         lidar=parts.lidar,
         heads_graph=WHOLE if single else HEADS,
-        heads={task: head_spec(head) for task, head in model.heads.items()},
+        heads=heads,
         graphs=graphs,
         config=CONFIG,
         versions=versions(),
+        tracker=tracker_spec(tracker or KalmanTracker(), boxes) if boxes else None,
     )
     write_manifest(folder, manifest)
     return manifest

@@ -14,6 +14,7 @@ from ...kernels.grid import BEVGrid
 from ...kernels.voxel_grid import VoxelGrid
 from ..decoding.centers import CenterDecoder
 from ..decoding.queries import QueryDecoder
+from ..tracking import GreedyTracker, KalmanTracker
 from .structure import from_json, to_json
 
 MANIFEST = "manifest.json"
@@ -167,6 +168,23 @@ HeadSpec = CenterSpec | QuerySpec | MapSpec | OccupancySpec
 
 
 @dataclass(frozen=True)
+class KalmanSpec(KalmanTracker):
+    """Tracks of the boxes by Kalman filters."""
+
+    kind: Literal["kalman"] = "kalman"
+
+
+@dataclass(frozen=True)
+class GreedySpec(GreedyTracker):
+    """Tracks of the boxes by detected velocity."""
+
+    kind: Literal["greedy"] = "greedy"
+
+
+TrackerSpec = KalmanSpec | GreedySpec
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` holds."""
 
@@ -182,6 +200,7 @@ class Manifest:
     graphs: dict[str, GraphSpec]  # one that holds everything, or camera, lidar, fusion_heads
     config: str  # file of the training's config
     versions: dict[str, str] = field(default_factory=dict)
+    tracker: TrackerSpec | None = None  # None without a detection head
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

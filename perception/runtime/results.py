@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ...datasets.boxes import Detections
 from ..decoding.occupancy import OccupiedVoxels, decode_occupancy
+from ..tracking import TrackedDetections
 from .manifest import CenterSpec, HeadSpec, MapSpec, OccupancySpec, QuerySpec
+from .state import RuntimeState
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Perception:
     detections: Detections | None
     map: NDArray[np.float32] | None  # (K, X, Y) probabilities
     occupancy: OccupiedVoxels | None
+    tracks: TrackedDetections | None  # None too where the frame's moment is not known
     global_from_bev: NDArray[np.float64]  # (4, 4)
+    state: RuntimeState | None = None  # for the stream's next frame; None as above
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
 

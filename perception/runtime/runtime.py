@@ -18,6 +18,8 @@ from .manifest import Manifest, PillarSpec, SensorSpec, read_manifest
 from .pillars import PillarInputs
 from .results import Perception, decoder_of
 from .session import GraphSession, RuntimeOptions
+from .state import Moment, RuntimeState
+from .tracks import follow
 from .voxels import VoxelInputs
 
 
@@ -25,7 +27,13 @@ class Runtime:
     """An exported model, ready to run.
 
     A frame may lack any sensor: the model then sees the map of that sensor as zeros, as in
-    training. One thread at a time may use it.
+    training. One thread at a time may use it. Frames of a drive are given in order, each with the
+    state that the one before left, for tracks to go on::
+
+        state = None
+        for frame in frames:
+            found = runtime.run(frame, state)
+            state = found.state
 
     Args:
         folder: what ``bevstack export`` wrote.
@@ -54,8 +62,12 @@ class Runtime:
         self._absent = self._absent_maps()
         self._plan: dict[str, tuple[Any, Any]] = {}  # by input: the array, and its value
 
-    def run(self, frame: Frame) -> Perception:
+    def run(self, frame: Frame, state: RuntimeState | None = None) -> Perception:
         """Everything that the model finds in a frame of raw sensor data.
+
+        Args:
+            frame: one moment of a drive.
+            state: of the frame before; None at the start of a stream. It is left as it is.
 
         Raises:
             DataError: if sensor files or calibration cannot be used.
@@ -63,13 +75,22 @@ class Runtime:
         """
         start = time.perf_counter()
         sensors = self.sensors(frame)
-        return self.infer(sensors, {"sensors": time.perf_counter() - start})
+        moment = Moment(frame.scene, frame.timestamp_us)
+        return self.infer(sensors, moment, state, {"sensors": time.perf_counter() - start})
 
-    def infer(self, sensors: SensorInputs, seconds: dict[str, float] | None = None) -> Perception:
+    def infer(
+        self,
+        sensors: SensorInputs,
+        moment: Moment | None = None,
+        state: RuntimeState | None = None,
+        seconds: dict[str, float] | None = None,
+    ) -> Perception:
         """The same from sensor data that is already read.
 
         Args:
             sensors: see ``SensorEncoder``.
+            moment: of the frame; None for a frame on its own, without tracks.
+            state: see :meth:`run`.
             seconds: of stages before, to be given back with the others.
         """
         clock = _Clock(seconds or {})
@@ -81,7 +102,17 @@ class Runtime:
         results = {task: decode(**found[task]) for task, decode in self._decoders.items()}
         clock.lap("decode")
         detections, layers, voxels = map(results.get, ("detection", "map", "occupancy"))
-        return Perception(detections, layers, voxels, sensors.global_from_bev, clock.seconds)
+        tracks, following = None, None
+        if moment is not None:
+            of_tracker, tracker, pose = None, self.manifest.tracker, sensors.global_from_bev
+            if tracker is not None and detections is not None:
+                of_tracker, tracks = follow(tracker, detections, pose, moment, state)
+                clock.lap("tracks")
+            following = RuntimeState(moment, of_tracker)
+        return Perception(
+            *(detections, layers, voxels, tracks, sensors.global_from_bev),
+            *(following, clock.seconds),
+        )
 
     def outputs(self, sensors: SensorInputs) -> dict[str, NDArray]:
         """The raw outputs of all heads, "task.field", with a batch axis of one."""

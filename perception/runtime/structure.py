@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -57,7 +58,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
             _checked(len(value) == len(args), value, where, f"a list of {len(args)}")
         inner = args[:1] * len(value) if args[-1] is Ellipsis else args
         return tuple(_convert(t, v, f"{where}[{i}]") for i, (t, v) in enumerate(zip(inner, value)))
-    if origin is dict:
+    if origin in (dict, Mapping):
         _checked(isinstance(value, dict), value, where, "an object")
         return {name: _convert(args[1], item, f"{where}.{name}") for name, item in value.items()}
     if is_dataclass(hint):

@@ -8,7 +8,7 @@ chooses first. There is no filter; what comes out is what was detected, with a n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,13 @@ class GreedyTracker:
     Args:
         max_distance: class -> metres; classes that are not named are not tracked.
         max_unseen: steps that a track lives on without a detection.
+        max_gap: seconds between two moments after which all tracks have ended.
         class_names: what the labels of the detections mean.
     """
 
     max_distance: Mapping[str, float] = field(default_factory=lambda: MAX_DISTANCE)
     max_unseen: int = 3
+    max_gap: float = 2.0
     class_names: tuple[str, ...] = DETECTION_CLASSES
 
     def start(self) -> GreedyTracks:
@@ -68,6 +70,8 @@ class GreedyTracker:
     ) -> tuple[GreedyTracks, TrackedDetections]:
         """See ``Tracker.step``."""
         seconds = seconds_since(state.timestamp_us, timestamp_us)
+        if seconds > self.max_gap:
+            state = replace(self.start(), next_track=state.next_track)
         reach = np.array([self.max_distance.get(name, -1.0) for name in self.class_names])
         found = checked(detections)[reach[detections.boxes.label] > 0]
         found = found[np.argsort(-found.score, kind="stable")]

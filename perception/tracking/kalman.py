@@ -85,6 +85,7 @@ class KalmanTracker:
             than those trained on.
         fading: confidence that a track loses in a second without a detection.
         max_unseen: seconds that a track lives on without a detection.
+        max_gap: seconds between two moments after which all tracks have ended.
         class_names: what the labels of the detections mean.
     """
 
@@ -95,6 +96,7 @@ class KalmanTracker:
     birth_score: float = 0.1
     fading: float = 0.3
     max_unseen: float = 1.5
+    max_gap: float = 2.0
     class_names: tuple[str, ...] = DETECTION_CLASSES
 
     def start(self) -> TrackerState:
@@ -106,6 +108,8 @@ class KalmanTracker:
     ) -> tuple[TrackerState, TrackedDetections]:
         """See ``Tracker.step``."""
         seconds = seconds_since(state.timestamp_us, timestamp_us)
+        if seconds > self.max_gap:
+            state = replace(self.start(), next_track=state.next_track)
         found = self._of_interest(checked(detections))
         tracks = self._predicted(state.tracks, seconds)
         match = self._matched(tracks, found)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.boxes import Boxes3D, Detections
-from ..evaluation.boxes import GlobalBoxes
+from ..evaluation.boxes import GlobalBoxes, upright_in_global
 from ..evaluation.ground_truth import AnnotationReader
 from ..evaluation.tracks import Timeline, TrackedBoxes
-from .detections import Tracker
+from .detections import TrackedDetections, Tracker
 
 
 def track_scenes(tracker: Tracker, found: GlobalBoxes, time: Timeline) -> TrackedBoxes:
@@ -48,6 +50,25 @@ def upright_detections(boxes: GlobalBoxes) -> Detections:
         boxes.translation, boxes.size[:, [1, 0, 2]], boxes.yaw, boxes.velocity, boxes.label
     )
     return Detections(upright, boxes.score, boxes.attribute)
+
+
+def tracks_in_global(
+    tracked: Sequence[TrackedDetections], samples: Sequence[int], global_from_bev: Sequence[NDArray]
+) -> TrackedBoxes:
+    """Tracks in the global frame.
+
+    Args:
+        tracked: of F moments, in their BEV frames; numbered through.
+        samples: F numbers of samples.
+        global_from_bev: F transforms (4, 4).
+    """
+    upright = (
+        replace(t.detections, boxes=upright_in_global(t.detections.boxes, matrix))
+        for t, matrix in zip(tracked, global_from_bev, strict=True)
+    )
+    parts = [_in_global(found, i) for found, i in zip(upright, samples, strict=True)]
+    numbers = [np.zeros(0, np.int64), *(t.track for t in tracked)]
+    return TrackedBoxes(GlobalBoxes.concatenate(parts), np.concatenate(numbers))
 
 
 def _in_global(found: Detections, sample: int) -> GlobalBoxes:

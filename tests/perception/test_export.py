@@ -277,7 +277,7 @@ sys.meta_path.insert(0, Blocker())
 import numpy as np
 import bevstack.perception.commands.infer
 from bevstack.datasets.sensors import SensorInputs
-from bevstack.perception.runtime import Runtime
+from bevstack.perception.runtime import Moment, Runtime
 runtime = Runtime(sys.argv[1])
 sensors = SensorInputs(
     np.zeros((1, 3, *runtime.manifest.sensors.image_size[::-1]), np.uint8),
@@ -285,8 +285,8 @@ sensors = SensorInputs(
     np.random.default_rng(0).uniform(-9, 9, (500, 5)).astype(np.float32),
     np.eye(4),
 )
-found = runtime.infer(sensors)
-assert found.detections is not None and found.map is not None
+found = runtime.infer(sensors, Moment("scene", 0))
+assert found.detections is not None and found.map is not None and found.tracks is not None
 assert "torch" not in sys.modules
 """
 
