@@ -90,9 +90,12 @@ def lidar_spec(
 
 
 def tracker_spec(
-    tracker: KalmanTracker | GreedyTracker, detection: m.CenterSpec | m.QuerySpec
-) -> m.TrackerSpec:
-    """How the boxes of a head are tracked."""
+    tracker: KalmanTracker | GreedyTracker, heads: dict[str, m.HeadSpec]
+) -> m.TrackerSpec | None:
+    """How the boxes are tracked; None without a head that gives them."""
+    detection = heads.get("detection")
+    if not isinstance(detection, m.CenterSpec | m.QuerySpec):
+        return None
     kind = m.KalmanSpec if isinstance(tracker, KalmanTracker) else m.GreedySpec
     return kind(**vars(tracker) | {"class_names": detection.classes})  # pyright: ignore
 

@@ -109,7 +109,6 @@ def write_folder(
     if config is not None:
         shutil.copyfile(config, folder / CONFIG)
     heads = {task: head_spec(head) for task, head in model.heads.items()}
-    boxes = heads.get("detection")
     manifest = Manifest(
         format=FORMAT,
         precision="fp32",
@@ -123,7 +122,7 @@ def write_folder(
         graphs=graphs,
         config=CONFIG,
         versions=versions(),
-        tracker=tracker_spec(tracker or KalmanTracker(), boxes) if boxes else None,
+        tracker=tracker_spec(tracker or KalmanTracker(), heads),
     )
     write_manifest(folder, manifest)
     return manifest
