@@ -142,7 +142,7 @@ class FusionModel(nn.Module):
             known = now if state is None else state.joined(now)
             past = recall(now, known, self.memory.moments, self.memory.max_age)
             state = known.latest(self.memory.moments)
-        outputs = self._from_fused(fused, camera, split, past)
+        outputs = self.from_fused(fused, camera, split, past)
         if perspective is not None:
             outputs["camera"] = perspective
         return outputs, state
@@ -162,15 +162,16 @@ class FusionModel(nn.Module):
             split: see :meth:`forward`.
             past: what the memory looks back at; None for nothing.
         """
-        return self._from_fused(self.fuser(camera, lidar), camera, split, past)
+        return self.from_fused(self.fuser(camera, lidar), camera, split, past)
 
-    def _from_fused(
+    def from_fused(
         self,
         fused: Tensor,
         camera: Tensor | None,
-        split: Callable[[Tensor], dict[str, Tensor]] | None,
-        past: Past | None,
+        split: Callable[[Tensor], dict[str, Tensor]] | None = None,
+        past: Past | None = None,
     ) -> dict[str, Any]:
+        """As :meth:`fuse`, from the fused map (B, C, X, Y), which is what the memory keeps."""
         if self.memory is not None:
             fused = self.memory(fused, past or Past.nothing(fused, self.memory.moments))
         bev = self.backbone(fused)

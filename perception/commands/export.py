@@ -58,9 +58,9 @@ def export(
         from ..export.example import example_frame
 
         print(f"checked on made-up frames: {note}")
-        frames: Any = (example_frame(sensors, num_cameras=n) for n in (1, 3))
+        frames: Any = (example_frame(sensors, n, timestamp_us=n * 250_000) for n in (1, 3))
     else:
-        frames = _spread(reader, check_frames)
+        frames = _spread(reader, check_frames, 1 if model.memory is None else 2)
     parity = compare(model, _steps(data.val_steps), data.encoder, Runtime(out), frames)
     print_report(out, model, parity)
     if not run_folder.is_dir():
@@ -111,10 +111,11 @@ def _reader(data: Any, split: str | None) -> tuple[Any, str]:
         return None, str(error)
 
 
-def _spread(reader: Any, count: int) -> list[Any]:
-    """So many frames, from all over the split."""
-    step = max(len(reader) // max(count, 1), 1)
-    return [reader[i] for i in islice(range(0, len(reader), step), count)]
+def _spread(reader: Any, count: int, in_row: int) -> list[Any]:
+    """So many frames, from all over the split, some neighbours at a time."""
+    step = max(len(reader) * in_row // max(count, 1), in_row)
+    places = (i + k for i in range(0, len(reader) - in_row + 1, step) for k in range(in_row))
+    return [reader[i] for i in islice(places, count)]
 
 
 def _steps(steps: Sequence[Any]):

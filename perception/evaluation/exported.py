@@ -30,7 +30,8 @@ class ExportedModel:
         self.runtime = Runtime(folder, options)
         # As in FusionModel: None for a branch that the model lacks.
         self.camera, self.lidar = self.runtime.manifest.camera, self.runtime.manifest.lidar
-        self.memory = self.runtime.manifest.tracker  # what ``step`` carries on
+        # What ``step`` carries on, if anything.
+        self.memory = self.runtime.manifest.tracker or self.runtime.manifest.memory
 
     def train(self, mode: bool = True) -> ExportedModel:
         """Nothing to do: an export does not train."""

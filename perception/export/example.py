@@ -40,7 +40,9 @@ class Cloud:
         return self.points
 
 
-def example_frame(sensors: SensorSpec, num_cameras: int = 2, num_points: int = 4000) -> Frame:
+def example_frame(
+    sensors: SensorSpec, num_cameras: int = 2, num_points: int = 4000, timestamp_us: int = 0
+) -> Frame:
     """Cameras that look ahead and behind, and points all over the range, of noise."""
     random = np.random.default_rng(0)
     size = IMAGE if sensors.image_steps else (sensors.image_size or IMAGE)
@@ -63,6 +65,6 @@ def example_frame(sensors: SensorSpec, num_cameras: int = 2, num_points: int = 4
     points[:, 3] = random.uniform(0, 255, num_points)
     sweep = LidarSweep(Cloud(points), np.eye(4), np.eye(4), 0)
     return Frame(
-        "example", "example", "", 0, np.eye(4), tuple(cameras), (sweep,), None,
+        "example", "example", "", timestamp_us, np.eye(4), tuple(cameras), (sweep,), None,
         bev_from_ego=bev_from_ego,
     )  # fmt: skip

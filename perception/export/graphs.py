@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from ...kernels.numba_segments import WIDTHS
 from ..encoders import CameraEncoder, PillarEncoder, VoxelEncoder
+from ..memory import Past
 from ..model import FusionModel
+from ..runtime.memory import FUSED
 from ..sparse import FeatureNorm, SparseConv3d, SubmanifoldConv3d
 from ..sparse.layers import fold_norm
 from ..sparse.tensor import ConvGeometry
@@ -194,7 +196,11 @@ def convolutions(
 
 
 class HeadsGraph(nn.Module):
-    """The sensors' BEV maps to the raw outputs of all heads."""
+    """The sensors' BEV maps to the raw outputs of all heads.
+
+    Of a model with memory also maps of earlier moments, and the map of this one to be remembered;
+    see ``runtime/memory.py``.
+    """
 
     def __init__(self, model: FusionModel):
         super().__init__()
@@ -202,17 +208,30 @@ class HeadsGraph(nn.Module):
         self.has_camera, self.has_lidar = model.camera is not None, model.lidar is not None
         sensors = ["camera"] * self.has_camera + ["lidar"] * self.has_lidar
         self.inputs = [Port(f"{sensor}_bev", {}) for sensor in sensors]
+        self.past: list[Port] = []
+        if model.memory is not None:
+            maps = (f"past_map_{k}" for k in range(model.memory.moments))
+            names = (*maps, "past_transform", "past_age", "past_valid")
+            self.past = [Port(name, {}) for name in names]
+        self.inputs += self.past
         self.outputs: list[Port] = []  # known after the first pass
 
-    def forward(self, *maps: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         """Inputs as ``self.inputs`` lists them; outputs "task.field" of the heads' dataclasses."""
+        maps = given[: len(given) - len(self.past)]
         camera = maps[0] if self.has_camera else None
         lidar = maps[-1] if self.has_lidar else None
+        fused, past = self.model.fuser(camera, lidar), None
+        if self.past:
+            *earlier, transform, age, valid = given[len(maps) :]
+            past = Past(torch.stack(earlier, 1), transform, age, valid)
         outputs = {
             f"{task}.{field.name}": getattr(output, field.name)
-            for task, output in self.model.fuse(camera, lidar).items()
+            for task, output in self.model.from_fused(fused, camera, past=past).items()
             for field in fields(output)
         }
+        if self.past:
+            outputs[FUSED] = fused
         self.outputs = [Port(name, {}) for name in outputs]
         return tuple(outputs.values())
 
@@ -226,6 +245,7 @@ class WholeGraph(nn.Module):
         self.inputs: list[Port] = []
         for name, part in sensors.items():
             self.inputs += [*part.inputs, Port(f"{name}_present", {})]  # pyright: ignore
+        self.inputs += heads.past
 
     @property
     def outputs(self) -> list[Port]:
@@ -239,4 +259,4 @@ class WholeGraph(nn.Module):
             count = len(part.inputs)  # pyright: ignore
             maps.append(part(*given[:count]) * given[count])
             given = given[count + 1 :]
-        return self.heads(*maps)
+        return self.heads(*maps, *given)

@@ -32,6 +32,7 @@ def to_half(folder: Path) -> None:
         model = onnx.load(str(path))
         # As in training: metres keep their digits until a layer has made features of them.
         kept = _behind(model, "depth", "Conv") + _behind(model, "voxel_features", "Relu")
+        kept += _behind(model, "past_transform", "GridSample")
         half = convert_float_to_float16(
             model,
             keep_io_types=True,

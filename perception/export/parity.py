@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ...datasets.boxes import Detections
 from ...datasets.encode import Encoder
 from ...datasets.frame import Frame
+from ..memory import Stream
 from ..model import FusionModel
-from ..runtime import Runtime
+from ..runtime import Moment, Runtime
 
 BOX_TOLERANCE = 1e-3  # metres, radians, m/s: the most that float32 may differ by
 SAME_BOX = 0.5  # metres between centres
@@ -78,20 +79,22 @@ def compare(
         encode: what evaluation does to a frame before it is encoded.
         encoder: of the trained model's data.
         runtime: of the exported model; it gets the raw frames.
-        frames: raw frames.
+        frames: raw frames, a stream.
     """
-    parity = Parity()
+    parity, stream, state = Parity(), Stream(model), None
     for frame in frames:
         batch = encoder(encode(frame))
-        outputs = model(batch)
-        sensors = runtime.sensors(frame)
-        for name, found in runtime.outputs(sensors).items():
+        outputs = stream(batch)
+        sensors, moment = runtime.sensors(frame), Moment(frame.scene, frame.timestamp_us)
+        for name, found in runtime.outputs(sensors, moment, state).items():
             task, part = name.split(".")
             expected = getattr(outputs[task], part).numpy()
             parity.outputs.setdefault(name, Difference()).add(found, expected)
-        detections = runtime.infer(sensors).detections
-        if detections is not None:
-            compare_boxes(model.decode(outputs, batch)["detection"][0], detections, parity)
+        results = runtime.infer(sensors, moment, state)
+        state = results.state
+        if results.detections is not None:
+            expected = model.decode(outputs, batch)["detection"][0]
+            compare_boxes(expected, results.detections, parity)
         parity.frames += 1
     return parity
 

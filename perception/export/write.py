@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ...datasets.sensors import SensorInputs
 from ..encoders import PillarEncoder
+from ..memory import BEVMemory
 from ..model import FusionModel
 from ..runtime.camera import CameraInputs
-from ..runtime.manifest import FORMAT, Manifest, SensorSpec, write_manifest
+from ..runtime.manifest import FORMAT, Manifest, MemorySpec, SensorSpec, write_manifest
 from ..runtime.pillars import PillarInputs
 from ..runtime.runtime import SensorPreparation
 from ..runtime.voxels import VoxelInputs
@@ -101,6 +102,8 @@ def write_folder(
         encoder: Any = model.camera if sensor == "camera" else model.lidar
         shape = 1, encoder.out_channels, *model.grid.shape
         inputs[f"{sensor}_bev"] = np.random.default_rng(0).random(shape, np.float32)
+    if (memory := model.memory) is not None:
+        inputs |= _example_past(memory, model.fuser.out_channels)
     graphs = {}
     for name, module in parts.modules.items():
         path = folder / f"{name}.onnx"
@@ -123,9 +126,27 @@ def write_folder(
         config=CONFIG,
         versions=versions(),
         tracker=tracker_spec(tracker or KalmanTracker(), heads),
+        memory=None if memory is None else MemorySpec(memory.moments, memory.max_age),
     )
     write_manifest(folder, manifest)
     return manifest
+
+
+def _example_past(memory: BEVMemory, channels: int) -> dict[str, NDArray]:
+    """Moments that lie half a second and a metre apart."""
+    random, count = np.random.default_rng(1), memory.moments
+    steps = np.arange(1, count + 1)
+    shape = 1, channels, *memory.grid.shape
+    maps = {f"past_map_{k}": random.random(shape, np.float32) for k in range(count)}
+    transform = np.tile(np.eye(4, dtype=np.float32), (1, count, 1, 1))
+    transform[0, :, 0, 3] = steps
+    age = (0.5 * steps[None]).astype(np.float32)
+    return {
+        **maps,
+        "past_transform": transform,
+        "past_age": age,
+        "past_valid": np.ones_like(age),
+    }
 
 
 def versions() -> dict[str, str]:

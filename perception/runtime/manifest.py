@@ -168,6 +168,14 @@ HeadSpec = CenterSpec | QuerySpec | MapSpec | OccupancySpec
 
 
 @dataclass(frozen=True)
+class MemorySpec:
+    """What the heads' graph looks back at; see ``runtime/memory.py``."""
+
+    moments: int  # the most
+    max_age: float  # seconds; older moments are forgotten
+
+
+@dataclass(frozen=True)
 class KalmanSpec(KalmanTracker):
     """Tracks of the boxes by Kalman filters."""
 
@@ -201,6 +209,7 @@ class Manifest:
     config: str  # file of the training's config
     versions: dict[str, str] = field(default_factory=dict)
     tracker: TrackerSpec | None = None  # None without a detection head
+    memory: MemorySpec | None = None  # None for a model that sees every frame on its own
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -15,10 +15,11 @@ from ...datasets.frame import Frame
 from ...datasets.sensors import SensorEncoder, SensorInputs
 from .camera import CameraInputs
 from .manifest import Manifest, PillarSpec, SensorSpec, read_manifest
+from .memory import FUSED, recalled
 from .pillars import PillarInputs
 from .results import Perception, decoder_of
 from .session import GraphSession, RuntimeOptions
-from .state import Moment, RuntimeState
+from .state import Moment, Remembered, RuntimeState
 from .tracks import follow
 from .voxels import VoxelInputs
 
@@ -28,7 +29,7 @@ class Runtime:
 
     A frame may lack any sensor: the model then sees the map of that sensor as zeros, as in
     training. One thread at a time may use it. Frames of a drive are given in order, each with the
-    state that the one before left, for tracks to go on::
+    state that the one before left, for tracks and the model's memory to go on::
 
         state = None
         for frame in frames:
@@ -89,12 +90,12 @@ class Runtime:
 
         Args:
             sensors: see ``SensorEncoder``.
-            moment: of the frame; None for a frame on its own, without tracks.
+            moment: of the frame; None for a frame on its own, without tracks and memory.
             state: see :meth:`run`.
             seconds: of stages before, to be given back with the others.
         """
         clock = _Clock(seconds or {})
-        outputs = self._outputs(sensors, clock)
+        outputs, memory = self._outputs(sensors, moment, state, clock)
         found: dict[str, dict] = {task: {} for task in self._decoders}
         for name, value in outputs.items():
             task, field = name.split(".")
@@ -108,17 +109,29 @@ class Runtime:
             if tracker is not None and detections is not None:
                 of_tracker, tracks = follow(tracker, detections, pose, moment, state)
                 clock.lap("tracks")
-            following = RuntimeState(moment, of_tracker)
+            following = RuntimeState(moment, of_tracker, memory)
         return Perception(
             *(detections, layers, voxels, tracks, sensors.global_from_bev),
             *(following, clock.seconds),
         )
 
-    def outputs(self, sensors: SensorInputs) -> dict[str, NDArray]:
+    def outputs(
+        self,
+        sensors: SensorInputs,
+        moment: Moment | None = None,
+        state: RuntimeState | None = None,
+    ) -> dict[str, NDArray]:
         """The raw outputs of all heads, "task.field", with a batch axis of one."""
-        return self._outputs(sensors, _Clock({}))
+        return self._outputs(sensors, moment, state, _Clock({}))[0]
 
-    def _outputs(self, sensors: SensorInputs, clock: _Clock) -> dict[str, NDArray]:
+    def _outputs(
+        self,
+        sensors: SensorInputs,
+        moment: Moment | None,
+        state: RuntimeState | None,
+        clock: _Clock,
+    ) -> tuple[dict[str, NDArray], tuple[Remembered, ...]]:
+        """Outputs of the heads, and what is to be remembered from here on."""
         inputs: dict[str, Any] = dict(self._absent)
         camera, lidar = self.manifest.camera, self.manifest.lidar
         if camera is not None and self._camera is not None and len(sensors.images):
@@ -132,9 +145,17 @@ class Runtime:
             if feeds is not None:
                 self._branch("lidar", lidar.graph, feeds, inputs)
                 clock.lap("lidar")
-        outputs = {name: value.numpy() for name, value in self._heads.run(inputs).items()}
+        spec, pose = self.manifest.memory, sensors.global_from_bev
+        memory = state.memory if state is not None and moment is not None else ()
+        if spec is not None and moment is not None:
+            inputs |= recalled(spec, memory, moment, pose)
+        values = self._heads.run(inputs, on_device=(FUSED,))
+        fused = values.pop(FUSED, None)
+        if spec is not None and moment is not None:
+            memory = (*memory, Remembered(moment, pose, fused))[-spec.moments :]
+        outputs = {name: value.numpy() for name, value in values.items()}
         clock.lap("heads")
-        return outputs
+        return outputs, memory
 
     def _branch(self, sensor: str, graph: str, feeds: dict[str, Any], inputs: dict) -> None:
         """Run a sensor's graph, or leave its inputs to the one graph that holds everything."""
@@ -142,7 +163,8 @@ class Runtime:
             inputs.update(feeds)
             inputs[f"{sensor}_present"] = np.ones(1, np.float32)
         else:
-            inputs.update(self._graphs[graph].run(feeds, on_device=True))
+            session = self._graphs[graph]
+            inputs.update(session.run(feeds, on_device=session.outputs))
 
     def _kept(self, graph: str, feeds: dict[str, Any]) -> dict[str, Any]:
         """The same, with the arrays of an unchanged calibration on the device since it came."""
@@ -154,16 +176,16 @@ class Runtime:
         return feeds
 
     def _absent_maps(self) -> dict[str, Any]:
-        """What stands for a sensor that sees nothing."""
-        absent = {}
-        for tensor in self._heads.spec.inputs:
-            if tensor.name.endswith("_bev"):
-                shape = [edge for edge in tensor.shape if isinstance(edge, int)]
-                absent[tensor.name] = self._heads.value(np.zeros(shape, tensor.dtype))
-            else:  # of the one graph that holds everything: the smallest input, switched off
-                shape = [1 if isinstance(edge, str) else edge for edge in tensor.shape]
-                absent[tensor.name] = np.zeros(shape, tensor.dtype)
-        return absent
+        """What stands for a sensor that sees nothing and a moment that never was: zeros.
+
+        Of inputs without a fixed size, in the one graph that holds everything, the smallest.
+        """
+        return {
+            tensor.name: self._heads.value(
+                np.zeros([1 if isinstance(n, str) else n for n in tensor.shape], tensor.dtype)
+            )
+            for tensor in self._heads.spec.inputs
+        }
 
 
 class SensorPreparation:

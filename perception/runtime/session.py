@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,7 @@ class GraphSession:
             raise DataError(f"{folder / spec.file} cannot be loaded: {error}") from error
         self.spec, self._ort = spec, ort
         self.inputs = {tensor.name for tensor in spec.inputs}
+        self.outputs = {tensor.name for tensor in spec.outputs}
         # Outputs stay on the device where another graph reads them.
         self.device = "cuda" if names[0].startswith(("CUDA", "Tensorrt")) else "cpu"
 
@@ -90,13 +91,13 @@ class GraphSession:
         return self._ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
 
     def run(
-        self, inputs: Mapping[str, NDArray | OrtValue], on_device: bool = False
+        self, inputs: Mapping[str, NDArray | OrtValue], on_device: Collection[str] = ()
     ) -> dict[str, OrtValue]:
         """Outputs by name.
 
         Args:
             inputs: by name; what the graph does not know is left out.
-            on_device: leave the outputs where they are made.
+            on_device: names of outputs to leave where they are made.
         """
         binding = self._session.io_binding()
         for name in self.inputs:
@@ -107,6 +108,6 @@ class GraphSession:
                 binding.bind_ortvalue_input(name, value)
         names = [tensor.name for tensor in self.spec.outputs]
         for name in names:
-            binding.bind_output(name, self.device if on_device else "cpu")
+            binding.bind_output(name, self.device if name in on_device else "cpu")
         self._session.run_with_iobinding(binding)
         return dict(zip(names, binding.get_outputs()))

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -12,6 +15,15 @@ class Moment:
 
     scene: str
     timestamp_us: int
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """An earlier moment of a model with memory."""
+
+    moment: Moment
+    global_from_bev: NDArray[np.float64]  # (4, 4)
+    map: Any  # (1, C, X, Y) onnxruntime.OrtValue, on the device of the graph that made it
 
 
 @dataclass(frozen=True)
@@ -25,3 +37,4 @@ class RuntimeState:
 
     moment: Moment
     tracks: Any = None  # of the tracker; None for a model that does not track
+    memory: tuple[Remembered, ...] = ()  # the last moments; none for a model without memory
