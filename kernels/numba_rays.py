@@ -49,16 +49,41 @@ def first_hits(
 
 
 def mark_crossed(
-    seen: NDArray[np.uint8], origin: NDArray[np.float64], ends: NDArray[np.float64]
+    seen: NDArray[np.uint8],
+    origin: NDArray[np.float64],
+    ends: NDArray[np.float64],
+    with_end: bool = True,
 ) -> None:
-    """Set the voxels to 1 that rays from one origin cross, the one of their end included.
+    """Set the voxels to 1 that rays from one origin cross.
 
     Args:
         seen: (X, Y, Z), changed in place.
         origin: (3,) voxels; may lie outside.
         ends: (R, 3) voxels; may lie outside. A ray with an end that is not finite is left out.
+        with_end: mark the voxel of the end too; without it, those that the ray leaves before.
     """
-    _mark_crossed(seen, np.ascontiguousarray(origin, np.float64), np.ascontiguousarray(ends))
+    origin, ends = (np.ascontiguousarray(a, np.float64) for a in (origin, ends))
+    _mark_crossed(seen, origin, ends, with_end)
+
+
+def mark_visible(
+    seen: NDArray[np.uint8],
+    volume: NDArray[np.uint8],
+    free: int,
+    origin: NDArray[np.float64],
+    directions: NDArray[np.float64],
+) -> None:
+    """Set the voxels to 1 that rays from one origin pass, up to the first that is not free.
+
+    Args:
+        seen: (X, Y, Z), changed in place.
+        volume: (X, Y, Z) a class for each voxel.
+        free: the class of voxels that rays pass; the voxel that stops a ray is marked too.
+        origin: (3,) voxels; may lie outside.
+        directions: (R, 3) of any length above 0; one that is not finite is left out.
+    """
+    origin, directions = (np.ascontiguousarray(a, np.float64) for a in (origin, directions))
+    _mark_visible(seen, np.ascontiguousarray(volume), free, origin, directions)
 
 
 @compiled_in_order
@@ -102,40 +127,77 @@ def _first_hits(volume, free, origins, directions, wanted, label, depth, low, hi
 
 
 @compiled_in_order
-def _mark_crossed(seen, start, ends):
-    nx, ny, nz = seen.shape
+def _mark_crossed(seen, start, ends, with_end):
+    step, next_, width = np.empty(3, np.int64), np.empty(3), np.empty(3)
+    cell, ray = np.empty(3, np.int64), np.empty(3)
     for r in range(len(ends)):
-        dx, dy, dz = ends[r, 0] - start[0], ends[r, 1] - start[1], ends[r, 2] - start[2]
-        length = np.sqrt(dx * dx + dy * dy + dz * dz)
+        for axis in range(3):
+            ray[axis] = ends[r, axis] - start[axis]
+        length = np.sqrt(ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2])
         if not 1e-9 < length < np.inf:
             continue
         # A little beyond the end: the surface that was hit lies on a voxel's border as a rule.
-        limit = 1.0 + 0.05 / length
-        i, step_i, next_i, width_i = _axis(start[0], dx)
-        j, step_j, next_j, width_j = _axis(start[1], dy)
-        k, step_k, next_k, width_k = _axis(start[2], dz)
-        t = 0.0
+        limit = 1.0 + 0.05 / length if with_end else 1.0
+        t = _enter(start, ray, seen.shape, cell, step, next_, width)
         while t <= limit:
-            if 0 <= i < nx and 0 <= j < ny and 0 <= k < nz:
-                seen[i, j, k] = 1
-            elif (
-                _has_passed(i, step_i, nx) or _has_passed(j, step_j, ny)
-                or _has_passed(k, step_k, nz)
-            ):  # fmt: skip
-                break
-            t = min(next_i, next_j, next_k)
-            if next_i == t:
-                i += step_i
-                next_i += width_i
-            elif next_j == t:
-                j += step_j
-                next_j += width_j
-            else:
-                k += step_k
-                next_k += width_k
+            left = min(next_[0], next_[1], next_[2])
+            if with_end or left < 1.0:
+                seen[cell[0], cell[1], cell[2]] = 1
+            t = _advance(seen.shape, cell, step, next_, width)
 
 
 @compiled_in_order
-def _has_passed(cell, step, size):
-    """Is it outside along this axis, and will not come back?"""
-    return (cell < 0 and step <= 0) or (cell >= size and step >= 0)
+def _mark_visible(seen, volume, free, start, directions):
+    step, next_, width = np.empty(3, np.int64), np.empty(3), np.empty(3)
+    cell = np.empty(3, np.int64)
+    for r in range(len(directions)):
+        ray = directions[r]
+        if not 0 < ray[0] * ray[0] + ray[1] * ray[1] + ray[2] * ray[2] < np.inf:
+            continue
+        t = _enter(start, ray, seen.shape, cell, step, next_, width)
+        while t < np.inf:
+            seen[cell[0], cell[1], cell[2]] = 1
+            if volume[cell[0], cell[1], cell[2]] != free:
+                break
+            t = _advance(seen.shape, cell, step, next_, width)
+
+
+@compiled_in_order
+def _enter(start, ray, shape, cell, step, next_, width):
+    """Set the walk to the first voxel of a ray; where it enters, infinite if it never does."""
+    first, last = 0.0, np.inf
+    for axis in range(3):
+        if ray[axis] == 0:
+            if not 0 <= start[axis] < shape[axis]:
+                return np.inf
+            continue
+        a, b = -start[axis] / ray[axis], (shape[axis] - start[axis]) / ray[axis]
+        first, last = max(first, min(a, b)), min(last, max(a, b))
+    if not first < last:
+        return np.inf
+    for axis in range(3):
+        # At the border that it enters by, rounding may put the ray on either side.
+        at = int(np.floor(start[axis] + first * ray[axis]))
+        cell[axis] = min(max(at, 0), shape[axis] - 1)
+        step[axis], next_[axis], width[axis] = 0, np.inf, np.inf
+        if ray[axis] > 0:
+            step[axis], width[axis] = 1, 1 / ray[axis]
+            next_[axis] = (cell[axis] + 1 - start[axis]) / ray[axis]
+        elif ray[axis] < 0:
+            step[axis], width[axis] = -1, -1 / ray[axis]
+            next_[axis] = (cell[axis] - start[axis]) / ray[axis]
+    return first
+
+
+@compiled_in_order
+def _advance(shape, cell, step, next_, width):
+    """Move the walk to the next voxel; where that is entered, infinite outside the volume."""
+    axis = 2
+    if next_[0] <= next_[1] and next_[0] <= next_[2]:
+        axis = 0
+    elif next_[1] <= next_[2]:
+        axis = 1
+    t = next_[axis]
+    cell[axis] += step[axis]
+    next_[axis] += width[axis]
+    return t if 0 <= cell[axis] < shape[axis] else np.inf

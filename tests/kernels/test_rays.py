@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bevstack.kernels.numba_rays import first_hits, mark_crossed
+from bevstack.kernels.numba_rays import first_hits, mark_crossed, mark_visible
 
 FREE = 17
 
@@ -107,3 +107,36 @@ def test_rays_without_an_end_cross_nothing():
     seen = np.zeros((3, 3, 3), np.uint8)
     mark_crossed(seen, np.ones(3), np.array([[np.inf, 0, 0], [np.nan, 1, 1], [1, 1, 1]]))
     assert not seen.any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_without_its_end_a_ray_marks_what_it_leaves_before(seed):
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(2, 10, 3))
+    origin = random.uniform(-0.3, 1.3, 3) * shape
+    end = random.uniform(-0.5, 1.5, 3) * shape
+    seen, expected = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    mark_crossed(seen, origin, end[None], with_end=False)
+    length = np.linalg.norm(end - origin)
+    for voxel, left in stretches(origin, (end - origin) / length, shape, length):
+        expected[voxel] = left < length
+    assert np.array_equal(seen, expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), filled=st.sampled_from([0.0, 0.05, 0.3]))
+def test_visible_voxels_end_with_the_first_filled_one(seed, filled):
+    random = np.random.default_rng(seed)
+    shape = tuple(random.integers(2, 10, 3))
+    volume = np.where(random.random(shape) < filled, 3, FREE).astype(np.uint8)
+    origin = random.uniform(-0.3, 1.3, 3) * shape
+    directions = random.normal(size=(6, 3))
+    seen, expected = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
+    mark_visible(seen, volume, FREE, origin, directions)
+    for direction in unit(directions):
+        for voxel, _ in stretches(origin, direction, shape):
+            expected[voxel] = 1
+            if volume[voxel] != FREE:
+                break
+    assert np.array_equal(seen, expected)
