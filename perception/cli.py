@@ -12,6 +12,7 @@ import sys
 VERBS = {
     "synthesize": "write a synthetic nuScenes dataset",
     "index": "index a nuScenes folder",
+    "occupancy-labels": "occupancy labels from accumulated LiDAR",
     "train": "train a model",
     "evaluate": "official metrics of a trained model",
     "track": "detections to tracks, official metrics",
@@ -24,12 +25,15 @@ VERBS = {
     "doctor": "what this machine has, and which path each operation takes",
 }
 
-MODULES = {"import": "import_weights"}  # where the verb is no name that Python allows
+MODULES = {  # where the verb is no name that Python allows
+    "import": "import_weights",
+    "occupancy-labels": "occupancy_labels",
+}
 
 
 def usage() -> str:
     """The text of ``bevstack --help``."""
-    lines = [f"  {verb:<12} {text}" for verb, text in VERBS.items()]
+    lines = [f"  {verb:<16} {text}" for verb, text in VERBS.items()]
     return "\n".join(
         [
             "usage: bevstack VERB [options]",

@@ -171,22 +171,27 @@ class NuScenesReader:
         return inverse(sweeps[0].ego_from_lidar)
 
     def _occupancy(self, row: int, sweeps: tuple[LidarSweep, ...]) -> LabelFile | None:
-        if self.occupancy is None:
-            return None
+        return self.occupancy.find(self._key_frame(row, sweeps)) if self.occupancy else None
+
+    def key_frame(self, i: int) -> KeyFrame:
+        """The names of frame i in folders of labels."""
+        row = int(self._rows[i])
+        return self._key_frame(row, self._sweeps(row))
+
+    def _key_frame(self, row: int, sweeps: tuple[LidarSweep, ...]) -> KeyFrame:
         batch, column = self.index.batch, self.index.sweeps
         key = column.span(row).start
         first = slice(key, key + len(sweeps[:1]))
         # In nuScenes the ego pose of a sensor file has the token of its sample_data record.
         lidar_token = names(column.rows.field("pose").field("token"), first)
         lidar_file = [Path(file).name for file in names(column.rows.field("file"), first)]
-        frame = KeyFrame(
+        return KeyFrame(
             scene=batch.column("scene")[row].as_py(),
             sample=batch.column("token")[row].as_py(),
             lidar_file=lidar_file[0] if lidar_file else "",
             lidar_token=lidar_token[0] if lidar_token else "",
             lidar_from_ego=inverse(sweeps[0].ego_from_lidar) if sweeps else np.eye(4),
         )
-        return self.occupancy.find(frame)
 
     def _cameras(self, row: int) -> tuple[Camera, ...]:
         column = self.index.cameras
