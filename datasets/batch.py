@@ -22,6 +22,7 @@ class BoxTargets:
     label: Tensor  # (M,) int64, never -1
     attribute: Tensor  # (M,) int64 index into ATTRIBUTES, -1 for none
     sample: Tensor  # (M,) int64 which sample of the batch
+    instance: Tensor  # (M,) int64 number of the object, the same in all its frames
 
 
 @dataclass(frozen=True)

@@ -90,20 +90,23 @@ class Encoder:
             map_masks=None if masks is None else torch.from_numpy(masks)[None],
             map_valid=torch.tensor([masks is not None]),
             occupancy=self._occupancy(frame),
-            scene=torch.tensor([scene_number(frame.scene)]),
+            scene=torch.tensor([hashed(frame.scene)]),
             timestamp_us=torch.tensor([frame.timestamp_us]),
         )
 
     def _boxes(self, frame: Frame) -> BoxTargets:
         boxes, attribute = Boxes3D.empty(), np.zeros(0, np.int64)
+        instance = np.zeros(0, np.int64)
         if (truth := frame.annotations) is not None:
             seen = truth.num_lidar_points + self.count_radar * truth.num_radar_points
             known = (truth.boxes.label >= 0) & (seen >= self.min_points)
+            instance = np.array([hashed(name) for name in truth.instance], np.int64)
             boxes, attribute = truth.boxes[known], truth.attribute[known]
             boxes = boxes.transformed(frame.bev_from_ego)
             low, high = np.array(self.point_range).reshape(2, 3)[:, :2]
             inside = ((boxes.center[:, :2] >= low) & (boxes.center[:, :2] < high)).all(1)
             boxes, attribute = boxes[inside], attribute[inside]
+            instance = instance[known][inside]
         return BoxTargets(
             center=_float(boxes.center),
             size=_float(boxes.size),
@@ -112,6 +115,7 @@ class Encoder:
             label=torch.from_numpy(boxes.label.astype(np.int64)),
             attribute=torch.from_numpy(attribute.astype(np.int64)),
             sample=torch.zeros(len(boxes), dtype=torch.int64),
+            instance=torch.from_numpy(instance),
         )
 
     def _map_masks(self, frame: Frame) -> NDArray[np.bool_] | None:
@@ -133,8 +137,8 @@ class Encoder:
         )
 
 
-def scene_number(name: str) -> int:
-    """A number that tells scenes apart: the first 63 bits of a hash of the name."""
+def hashed(name: str) -> int:
+    """A number that tells scenes or objects apart: the first 63 bits of a hash of the name."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

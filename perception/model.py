@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.batch import Batch
+from ..datasets.boxes import Detections
 from ..datasets.nuscenes.classes import DETECTION_CLASSES
 from ..kernels.grid import BEVGrid
 from .encoders import CameraEncoder, PillarEncoder, VoxelEncoder
 from .fusion import ClassEvidence, ConvFuser, SingleSensor
-from .heads import CenterHead, MapHead, OccupancyHead, TransFusionHead
+from .heads import AffinityHead, CenterHead, MapHead, OccupancyHead, TransFusionHead
 from .memory import BEVMemory, Moments, Past, recall
 from .necks import SECOND, BEVResNet
 
-Head = CenterHead | TransFusionHead | MapHead | OccupancyHead
+Head = CenterHead | TransFusionHead | MapHead | OccupancyHead | AffinityHead
 
 
 class FusionModel(nn.Module):
@@ -34,8 +35,8 @@ class FusionModel(nn.Module):
         lidar: LiDAR branch, made from the grid; null for a model without LiDAR.
         fuser: made from the channels of both branches, 0 for one that is absent.
         backbone: BEV backbone, made from the fuser's channels and the grid.
-        heads: by task ("detection", "map", "occupancy"), made from the backbone's channels and
-            the grid.
+        heads: by task ("detection", "map", "occupancy", "affinity"), made from the backbone's
+            channels and the grid; affinity needs detection, whose boxes it links.
         task_weights: weight of a task in the total loss; 1 for those not named.
         class_evidence: add what the camera branch paints of classes to the heat-map of detection;
             needs ``camera.semantics`` that paint, without effect on a model without cameras.
@@ -75,6 +76,8 @@ class FusionModel(nn.Module):
                 raise ValueError(
                     f"model.heads.{task} is a {type(head).__name__}; name it {head.task!r}"
                 )
+        if AffinityHead.task in self.heads and "detection" not in self.heads:
+            raise ValueError("model.heads.affinity links detections; add a detection head")
         self.class_evidence = self._class_evidence() if class_evidence and self.camera else None
         self.task_weights = dict(task_weights or {})
         if unknown := set(self.task_weights) - set(self.heads) - {"camera"}:
@@ -201,7 +204,8 @@ class FusionModel(nn.Module):
         terms = {}
         for task, output in outputs.items():
             owner: Any = self.camera if task == "camera" else self.heads[task]
-            for name, value in owner.loss(output, batch).items():
+            given = (self._found(outputs, batch),) if task == AffinityHead.task else ()
+            for name, value in owner.loss(output, batch, *given).items():
                 terms[f"{task}/{name}"] = value
         return terms
 
@@ -219,9 +223,19 @@ class FusionModel(nn.Module):
         return losses
 
     def decode(self, outputs: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
-        """By task: a list of ``Detections``; (B, K, X, Y) probabilities; ``OccupancyVolume``."""
+        """By task: a list of ``Detections``; (B, K, X, Y) probabilities; ``OccupancyVolume``; a
+        list of ``LinkedFrame``, which needs the batch."""
         heads: dict[str, Any] = dict(self.heads.items())
-        return {task: head.decode(outputs[task], batch) for task, head in heads.items()}
+        linking = heads.pop(AffinityHead.task, None)
+        decoded = {task: head.decode(outputs[task], batch) for task, head in heads.items()}
+        if linking is not None and batch is not None:
+            output = outputs[AffinityHead.task]
+            decoded[AffinityHead.task] = linking.decode(output, batch, decoded["detection"])
+        return decoded
+
+    def _found(self, outputs: dict[str, Any], batch: Batch) -> list[Detections]:
+        head: Any = self.heads["detection"]
+        return head.decode(outputs["detection"], batch)
 
 
 def withhold(batch: Batch, use_camera: bool | Tensor, use_lidar: bool | Tensor) -> Batch:

@@ -76,7 +76,7 @@ def make_batch(encoder, data: Path, size: int) -> Batch:
         point_sample=torch.arange(size).repeat_interleave(len(points)),
         global_from_bev=torch.eye(4, dtype=torch.float64).repeat(size, 1, 1),
         boxes=BoxTargets(
-            none.view(0, 3), none.view(0, 3), none, none.view(0, 2), whole, whole, whole
+            none.view(0, 3), none.view(0, 3), none, none.view(0, 2), whole, whole, whole, whole
         ),
         box_valid=torch.ones(size, dtype=torch.bool),
         map_masks=None,

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...datasets.errors import DataError
+from ..tracking.affinity import Affinities
 
 
 def track(
     source: Path,
     tracker: Literal["kalman", "greedy"] = "kalman",
     settings: Path | None = None,
+    affinity: bool | None = None,
     root: Path | None = None,
     version: str | None = None,
     split: str | None = None,
@@ -27,6 +29,9 @@ def track(
         tracker: ``kalman``, a filter per object and association in two stages; or ``greedy``, the
             nearest track by detected velocity (CenterPoint), as a baseline.
         settings: YAML file of values of the tracker that should be others.
+        affinity: let the model's learned affinities help to link, which ``bevstack evaluate`` left
+            beside the submission of a model with an affinity head; default: where there are some
+            and the tracker is ``kalman``.
         root: an indexed nuScenes folder; default: that of the run.
         version: its tables' folder; default: that of the run.
         split: the split that was detected; default: the validation split of the run.
@@ -51,7 +56,8 @@ def track(
     submission, data = _source(Path(source), {k: v for k, v in given.items() if v is not None})
     reader = NuScenesReader(**data, previous_sweeps=0)
     found, meta = read_submission_and_meta(submission, reader.tokens)
-    tracked = track_scenes(chosen, found, timeline(reader))
+    linked = _affinities(submission, tracker, affinity)
+    tracked = track_scenes(chosen, found, timeline(reader), linked)
     folder = Path(out) if out else submission.parent / f"tracking_{tracker}"
     path = folder / "tracks.json"
     write_tracking_submission(path, reader.tokens, tracked, meta)
@@ -68,6 +74,25 @@ def track(
     (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
     write_csv(folder / "tracking.csv", *tracking_rows(metrics))
     print(f"results in {folder}")
+
+
+def _affinities(submission: Path, tracker: str, wanted: bool | None) -> Affinities | None:
+    """What a model said of the submission's boxes; None if it shall not count."""
+    from ..evaluation.affinities import read_affinities
+    from ..evaluation.evaluate import AFFINITIES
+
+    path = submission.with_name(AFFINITIES)
+    if wanted and tracker != "kalman":
+        raise ValueError(f"the {tracker} tracker makes no use of affinities; leave --affinity out")
+    if wanted and not path.is_file():
+        raise DataError(
+            f"there is no {path}; bevstack evaluate writes it for a model with an affinity head"
+        )
+    if wanted is False or tracker != "kalman" or not path.is_file():
+        return None
+    affinities = read_affinities(path, submission)
+    print(f"with the learned affinities of {len(affinities.pairs)} pairs of frames")
+    return affinities
 
 
 def _source(source: Path, given: dict[str, Any]) -> tuple[Path, dict[str, Any]]:

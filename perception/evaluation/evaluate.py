@@ -18,6 +18,7 @@ from rich.console import Console
 from ...datasets.boxes import Boxes3D, Detections
 from ...datasets.errors import DataError
 from ...datasets.occupancy import OccupancyLabels
+from .affinities import Linker, write_affinities
 from .boxes import GlobalBoxes
 from .detection import DetectionMetrics, evaluate_detections
 from .ground_truth import AnnotationReader, TrackingTruth, tracking_truth
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 SUBMISSION = "submission.json"
 TRACKS = "tracks.json"
 METRICS = "metrics.json"
+AFFINITIES = "affinities.safetensors"
 
 
 class Model(Protocol):
@@ -59,7 +61,8 @@ class Model(Protocol):
 
     def decode(self, outputs: dict, batch: Any) -> dict:
         """``{"detection": list[Detections], "map": (B, K, X, Y) tensor, "occupancy":
-        OccupancyVolume, "tracks": list[TrackedDetections]}``; each may lack."""
+        OccupancyVolume, "tracks": list[TrackedDetections], "affinity": list[LinkedFrame]}``;
+        each may lack."""
         ...
 
     def train(self, mode: bool = True) -> Any: ...
@@ -135,6 +138,7 @@ class Predictions:
     has_detection: bool = False
     map: MapIoU | None = None
     occupancy: OccupancyEvaluation | None = None
+    linked: Linker = field(default_factory=Linker)
 
 
 def evaluate_model(
@@ -150,7 +154,8 @@ def evaluate_model(
     """Measure a model and write ``submission.json``, ``metrics.json`` and CSV tables.
 
     Detections are also tracked, where the frames make scenes and the model does not do it, and
-    leave ``tracks.json``.
+    leave ``tracks.json``. What an affinity head says of them stays beside them in
+    ``affinities.safetensors``.
 
     Args:
         model: see ``Model``; run in evaluation mode, on the device of its parameters.
@@ -179,6 +184,10 @@ def evaluate_model(
     if found.has_detection:
         submission = run_folder / SUBMISSION
         _write_detections(submission, tokens, found, meta)
+        affinities = found.linked.affinities(tokens)
+        (run_folder / AFFINITIES).unlink(missing_ok=True)
+        if affinities.pairs:
+            write_affinities(run_folder / AFFINITIES, affinities, submission)
         # Measured is the file as it was written; nothing, where there are no annotations.
         if reader.global_annotations(0) is not None:
             boxes, truth = read_submission(submission, tokens), tracking_truth(reader)
@@ -226,7 +235,13 @@ def predict(
                     raise DataError(f"frame {min(unknown)} is not among the reader's frames")
                 moved = batch.to(device)
                 outputs = stream(moved, use_camera=use_camera, use_lidar=use_lidar)
-                _keep(found, model.decode(outputs, moved), batch, occupancy)
+                decoded = model.decode(outputs, moved)
+                if "affinity" in decoded:
+                    head = cast(Any, model).heads["affinity"]
+                    for token, frame in zip(batch.tokens, decoded["affinity"], strict=True):
+                        if token not in found.global_from_bev:
+                            found.linked.add(head, token, frame)
+                _keep(found, decoded, batch, occupancy)
                 if progress:
                     progress(len(found.global_from_bev), len(tokens))
     finally:
@@ -313,7 +328,11 @@ def _track(
         transforms = [found.global_from_bev[token] for token in found.tracks]
         tracked = tracks_in_global([*found.tracks.values()], samples, transforms)
     else:
-        tracked = track_scenes(KalmanTracker(), boxes, Timeline(truth.scene, truth.timestamp_us))
+        time, affinities = (
+            Timeline(truth.scene, truth.timestamp_us),
+            found.linked.affinities(tokens),
+        )
+        tracked = track_scenes(KalmanTracker(), boxes, time, affinities)
     write_tracking_submission(path, tokens, tracked, meta)
     metrics = evaluate_tracks(tracked, truth)
     return metrics if sum(metrics.num_truth.values()) else None

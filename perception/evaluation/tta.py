@@ -98,6 +98,7 @@ class AugmentedModel:
         merged = dict(decoded[0])
         if "detection" in merged:
             by_sample = zip(*(view["detection"] for view in decoded), strict=True)
+            merged.pop("affinity", None)  # it is about the boxes of one view, which these are not
             merged["detection"] = [
                 merged_boxes(views, matrices, self.views.merge_distance) for views in by_sample
             ]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...datasets.sensors import SensorInputs
 from ..encoders import PillarEncoder
+from ..heads import AffinityHead
 from ..memory import BEVMemory
 from ..model import FusionModel
 from ..runtime.camera import CameraInputs
@@ -93,6 +94,9 @@ def write_folder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = prepared(model)
+    # What links detections of two frames is asked of two frames' maps, which graphs do not keep.
+    if AffinityHead.task in model.heads:
+        model.heads.pop(AffinityHead.task)
     parts = parts_of(model, sensors.image_size, single)
     example = SensorPreparation(sensors)(example_frame(sensors))
     inputs: dict[str, NDArray] = {}

@@ -1,5 +1,6 @@
 """Heads: the shared BEV map to the output of a task, its loss and its decoding."""
 
+from .affinity import AffinityHead, AffinityOutput
 from .center import CenterHead, CenterOutput
 from .map import MapHead, MapOutput
 from .occupancy import OccupancyHead, OccupancyOutput, OccupancyVolume
@@ -7,6 +8,8 @@ from .transfusion import TransFusionHead, TransFusionOutput
 from .transfusion_loss import TransFusionLoss
 
 __all__ = [
+    "AffinityHead",
+    "AffinityOutput",
     "CenterHead",
     "CenterOutput",
     "MapHead",

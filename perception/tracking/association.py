@@ -16,7 +16,12 @@ Measure = Literal["distance", "giou"]
 
 
 def associate(
-    tracks: Boxes3D, found: Boxes3D, by_giou: NDArray[np.bool_], gate: NDArray[np.float64]
+    tracks: Boxes3D,
+    found: Boxes3D,
+    by_giou: NDArray[np.bool_],
+    gate: NDArray[np.float64],
+    affinity: NDArray[np.float64] | None = None,
+    weight: float = 0.5,
 ) -> NDArray[np.int64]:
     """Assign detections to tracks of their class so that the sum of what is saved is largest.
 
@@ -29,6 +34,9 @@ def associate(
         by_giou: (N,) measure this track by 1 - GIoU of the ground rectangles, 0..2, rather than by
             the distance of the middles on the ground, metres.
         gate: (N,) what the measure must be below.
+        affinity: (N, M) learned probability that the two are one object, NaN where unknown; it is
+            mixed into what a pair saves, and opens no gate.
+        weight: its share there, 0..1.
 
     Returns:
         (N,) index into ``found``, -1 for none.
@@ -42,7 +50,11 @@ def associate(
         overlap = box_overlap(expected, detected, Overlap.BEV_GIOU, aligned=False, num_threads=1)
         cost[by_giou] = 1 - overlap
     relative = cost / gate[:, None] - 1
-    relative[(relative >= 0) | (tracks.label[:, None] != found.label[None])] = np.inf
+    forbidden = (relative >= 0) | (tracks.label[:, None] != found.label[None])
+    if affinity is not None:
+        mixed = (1 - weight) * relative - weight * affinity
+        relative = np.where(np.isnan(affinity), relative, mixed)
+    relative[forbidden] = np.inf
     alone = np.zeros((len(tracks), len(tracks)))  # or the track stays alone, and saves nothing
     chosen = assign(np.concatenate([relative, alone], axis=1))
     return np.where(chosen < len(found), chosen, -1)

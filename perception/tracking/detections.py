@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.boxes import Detections
+from .affinity import Affinity
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,11 @@ class Tracker(Protocol):
         ...
 
     def step(
-        self, state: Any, detections: Detections, timestamp_us: int
+        self,
+        state: Any,
+        detections: Detections,
+        timestamp_us: int,
+        affinity: Affinity | None = None,
     ) -> tuple[Any, TrackedDetections]:
         """Take the detections of the next moment.
 
@@ -39,12 +44,15 @@ class Tracker(Protocol):
             detections: boxes in a frame that does not move between the steps of a scene: the
                 global frame, or an odometry frame. Never the vehicle's.
             timestamp_us: of this moment, later than the one before.
+            affinity: what a model says of these detections and those of the step before, in the
+                order in which they were given; None without a model, or if a frame was left out.
 
         Returns:
             The next state, and the tracks that were seen at this moment.
 
         Raises:
-            ValueError: if time does not go on, or a box is not finite (a velocity may be NaN).
+            ValueError: if time does not go on, or a box is not finite (a velocity may be NaN); if
+                the tracker makes no use of an affinity.
         """
         ...
 

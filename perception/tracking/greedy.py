@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import DETECTION_CLASSES
 from ...kernels.threads import compiled_in_order
+from .affinity import Affinity
 from .detections import TrackedDetections, checked, seconds_since
 
 # Metres between a track and a detection moved back to its time; CenterPoint's values, which are
@@ -66,9 +67,15 @@ class GreedyTracker:
         return GreedyTracks(none, none, whole, whole, whole)
 
     def step(
-        self, state: GreedyTracks, detections: Detections, timestamp_us: int
+        self,
+        state: GreedyTracks,
+        detections: Detections,
+        timestamp_us: int,
+        affinity: Affinity | None = None,
     ) -> tuple[GreedyTracks, TrackedDetections]:
         """See ``Tracker.step``."""
+        if affinity is not None:
+            raise ValueError("the greedy tracker goes by distance alone; it takes no affinity")
         seconds = seconds_since(state.timestamp_us, timestamp_us)
         if seconds > self.max_gap:
             state = replace(self.start(), next_track=state.next_track)

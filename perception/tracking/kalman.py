@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...datasets.boxes import Boxes3D, Detections
 from ...datasets.nuscenes.classes import DETECTION_CLASSES
+from .affinity import Affinity
 from .association import associate
 from .detections import TrackedDetections, checked, seconds_since
 from .motion import MEASURED, STATE, correct_, predict_
@@ -33,6 +34,7 @@ class Tracks:
     track: NDArray[np.int64]  # (N,)
     hits: NDArray[np.int64]  # (N,) detections so far
     unseen: NDArray[np.float64]  # (N,) seconds since the last one
+    source: NDArray[np.int64]  # (N,) its place among the detections of the last step, -1 for none
 
     def __len__(self) -> int:
         return len(self.track)
@@ -75,6 +77,10 @@ class KalmanTracker:
     al., ByteTrack, ECCV 2022). The confidence of a track grows with every detection, as if these
     were independent, and fades while none comes (Benbarka et al., IROS 2021).
 
+    A learned affinity, where there is one, helps to choose within the gates; it lowers the score
+    of detections that it takes for false positives, and the confidence of tracks that end without
+    being missed (as in Sadjadpour et al., ShaSTA, RA-L 2023).
+
     Args:
         profiles: class -> motion and noise; classes that are not named are not tracked.
         strong_score: detections from this score on choose first.
@@ -86,6 +92,9 @@ class KalmanTracker:
         fading: confidence that a track loses in a second without a detection.
         max_unseen: seconds that a track lives on without a detection.
         max_gap: seconds between two moments after which all tracks have ended.
+        affinity_weight: share of a learned affinity in the choice of pairs, 0..1.
+        refinement: share of a learned affinity in scores, 0..1: the exponent of its probability,
+            while a detection's own score has the rest.
         class_names: what the labels of the detections mean.
     """
 
@@ -97,29 +106,37 @@ class KalmanTracker:
     fading: float = 0.3
     max_unseen: float = 1.5
     max_gap: float = 2.0
+    affinity_weight: float = 0.5
+    refinement: float = 0.5
     class_names: tuple[str, ...] = DETECTION_CLASSES
 
     def start(self) -> TrackerState:
         """No track."""
-        return TrackerState(self._born(Detections(Boxes3D.empty(), *_none()), 0))
+        return TrackerState(self._born(Detections(Boxes3D.empty(), *_none()), _none()[1], 0))
 
     def step(
-        self, state: TrackerState, detections: Detections, timestamp_us: int
+        self,
+        state: TrackerState,
+        detections: Detections,
+        timestamp_us: int,
+        affinity: Affinity | None = None,
     ) -> tuple[TrackerState, TrackedDetections]:
         """See ``Tracker.step``."""
         seconds = seconds_since(state.timestamp_us, timestamp_us)
         if seconds > self.max_gap:
             state = replace(self.start(), next_track=state.next_track)
-        found = self._of_interest(checked(detections))
+        source = self._of_interest(checked(detections))
+        found = self._refined(detections[source], source, affinity)
         tracks = self._predicted(state.tracks, seconds)
-        match = self._matched(tracks, found)
+        known = None if affinity is None else affinity.matches(tracks.source, source)
+        match = self._matched(tracks, found, known)
         seen = np.flatnonzero(match >= 0)
-        kept = self._corrected(tracks[seen], found[match[seen]])
+        kept = self._corrected(tracks[seen], found[match[seen]], source[match[seen]])
         free = np.ones(len(found), bool)
         free[match[seen]] = False
-        new = found[free & (found.score >= self.birth_score)]
-        born = self._born(new, state.next_track)
-        lost = tracks[(match < 0) & (tracks.unseen <= self.max_unseen)]
+        new = free & (found.score >= self.birth_score)
+        born = self._born(found[new], source[new], state.next_track)
+        lost = self._lost(tracks[(match < 0) & (tracks.unseen <= self.max_unseen)], affinity)
         present = kept.followed_by(born)
         following = TrackerState(
             present.followed_by(lost), state.next_track + len(born), timestamp_us
@@ -129,9 +146,29 @@ class KalmanTracker:
             Detections(best.boxes, best.score, best.attribute), best.track
         )
 
-    def _of_interest(self, found: Detections) -> Detections:
+    def _of_interest(self, found: Detections) -> NDArray[np.int64]:
+        """Places of the detections that are looked at."""
         tracked = np.array([name in self.profiles for name in self.class_names])
-        return found[tracked[found.boxes.label] & (found.score >= self.weak_score)]
+        return np.flatnonzero(tracked[found.boxes.label] & (found.score >= self.weak_score))
+
+    def _refined(
+        self, found: Detections, source: NDArray[np.int64], affinity: Affinity | None
+    ) -> Detections:
+        if affinity is None:
+            return found
+        real = 1 - affinity.of_columns(affinity.false_positive, source)
+        pooled = found.score ** (1 - self.refinement) * real**self.refinement
+        return replace(found, score=np.where(np.isnan(real), found.score, pooled))
+
+    def _lost(self, tracks: Tracks, affinity: Affinity | None) -> Tracks:
+        """Tracks without a detection at this step."""
+        score = tracks.score
+        if affinity is not None:
+            missed = affinity.of_rows(affinity.missed, tracks.source)
+            dead = affinity.of_rows(affinity.dead, tracks.source)
+            there = (missed / np.maximum(missed + dead, 1e-9)) ** self.refinement
+            score = np.where(np.isnan(there), score, score * there)
+        return replace(tracks, score=score, source=np.full(len(tracks), -1, np.int64))
 
     def _column(self, label: NDArray, *names: str) -> NDArray[np.float64]:
         """(N, len(names)) values of the profiles of N objects."""
@@ -157,7 +194,9 @@ class KalmanTracker:
             unseen=tracks.unseen + seconds,
         )
 
-    def _matched(self, tracks: Tracks, found: Detections) -> NDArray[np.int64]:
+    def _matched(
+        self, tracks: Tracks, found: Detections, known: NDArray[np.float64] | None
+    ) -> NDArray[np.int64]:
         """(N,) the detection of each track, -1 for none."""
         gate = self._column(tracks.label, "gate")[:, 0]
         by_giou = self._column(tracks.label, "by_giou")[:, 0] > 0
@@ -166,11 +205,15 @@ class KalmanTracker:
         match, boxes = np.full(len(tracks), -1, np.int64), tracks.boxes
         for part, share in ((strong, 1.0), (weak, self.weak_gate)):
             left = np.flatnonzero(match < 0)
-            chosen = associate(boxes[left], found.boxes[part], by_giou[left], gate[left] * share)
+            learned = None if known is None else known[np.ix_(left, part)]
+            chosen = associate(
+                *(boxes[left], found.boxes[part], by_giou[left], gate[left] * share),
+                *(learned, self.affinity_weight),
+            )
             match[left] = np.append(part, -1)[chosen]
         return match
 
-    def _corrected(self, tracks: Tracks, found: Detections) -> Tracks:
+    def _corrected(self, tracks: Tracks, found: Detections, source: NDArray[np.int64]) -> Tracks:
         mean, covariance = tracks.mean.copy(), tracks.covariance.copy()
         correct_(mean, covariance, _measured(found), self._errors(found))
         evidence = tracks.evidence + found.score
@@ -189,9 +232,10 @@ class KalmanTracker:
             attribute=found.attribute,
             hits=tracks.hits + 1,
             unseen=np.zeros(len(tracks)),
+            source=source,
         )
 
-    def _born(self, found: Detections, first: int) -> Tracks:
+    def _born(self, found: Detections, source: NDArray[np.int64], first: int) -> Tracks:
         count = len(found)
         errors, measured = self._errors(found), np.nan_to_num(_measured(found))
         spread = np.zeros((count, STATE))
@@ -214,6 +258,7 @@ class KalmanTracker:
             track=first + np.arange(count),
             hits=np.ones(count, np.int64),
             unseen=np.zeros(count),
+            source=source,
         )
 
     def _errors(self, found: Detections) -> NDArray[np.float64]:

@@ -13,29 +13,38 @@ from ...datasets.boxes import Boxes3D, Detections
 from ..evaluation.boxes import GlobalBoxes, upright_in_global
 from ..evaluation.ground_truth import AnnotationReader
 from ..evaluation.tracks import Timeline, TrackedBoxes
+from .affinity import Affinities
 from .detections import TrackedDetections, Tracker
 
 
-def track_scenes(tracker: Tracker, found: GlobalBoxes, time: Timeline) -> TrackedBoxes:
+def track_scenes(
+    tracker: Tracker, found: GlobalBoxes, time: Timeline, affinities: Affinities | None = None
+) -> TrackedBoxes:
     """Run a tracker over every scene in the order of time; tracks are numbered through.
 
     Args:
         tracker: starts anew in each scene.
         found: detections of F samples in the global frame, in any order.
         time: of the F samples.
+        affinities: what a model says of consecutive samples; None for distances alone.
     """
+    affinities = affinities or Affinities()
     order = np.argsort(found.sample, kind="stable")
     starts = np.searchsorted(found.sample[order], np.arange(len(time.scene) + 1))
     parts: list[GlobalBoxes] = []
     numbers: list[NDArray[np.int64]] = []
     first = 0
     for _, samples in groupby(time.order.tolist(), key=lambda i: time.scene[i]):
-        state, last = tracker.start(), first
+        state, last, before = tracker.start(), first, None
         for sample in samples:
             here = found[order[starts[sample] : starts[sample + 1]]]
             state, tracked = tracker.step(
-                state, upright_detections(here), int(time.timestamp_us[sample])
+                state,
+                upright_detections(here),
+                int(time.timestamp_us[sample]),
+                affinities.between(before, sample),
             )
+            before = sample
             parts.append(_in_global(tracked.detections, sample))
             numbers.append(tracked.track + first)
             last = max(last, first + int(tracked.track.max(initial=-1)) + 1)

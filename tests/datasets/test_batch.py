@@ -14,7 +14,7 @@ def sample(token: str, cameras: int, points: int, boxes: int, masks: bool) -> Ba
     targets = BoxTargets(
         random(boxes, 3), random(boxes, 3), random(boxes), random(boxes, 2),
         torch.zeros(boxes, dtype=torch.long), torch.zeros(boxes, dtype=torch.long),
-        torch.zeros(boxes, dtype=torch.long),
+        torch.zeros(boxes, dtype=torch.long), torch.zeros(boxes, dtype=torch.long),
     )  # fmt: skip
     return Batch(
         tokens=(token,),

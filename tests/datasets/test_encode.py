@@ -188,6 +188,15 @@ def test_box_targets_leave_out_what_cannot_be_learned():
     assert everything.label.tolist() == [2, 3, 5]
 
 
+def test_an_object_has_one_number_in_all_its_frames_whatever_is_left_out():
+    center = [[5, 5, 1], [6, -5, 1], [7, 0, 1]]
+    annotations = make_annotations(center, [[4, 2, 1.5]] * 3, [0.1] * 3)
+    first = ENCODER(make_frame(annotations=annotations)).boxes.instance
+    assert len(set(first.tolist())) == 3
+    later = ENCODER(make_frame(annotations=annotations[np.array([2, 1])])).boxes.instance
+    assert later.tolist() == [first[2], first[1]]
+
+
 def test_nothing_is_legal():
     empty = replace(make_frame(cameras=(), sweeps=()), annotations=None)
     batch = ENCODER(empty)

@@ -81,6 +81,7 @@ def make_boxes(center, label, size=(4.0, 2.0, 1.5), sample=None, **given) -> Box
         "velocity": torch.zeros(count, 2),
         "attribute": torch.full((count,), -1),
         "sample": torch.zeros(count, dtype=torch.long) if sample is None else torch.tensor(sample),
+        "instance": torch.arange(count),
     }
     center = torch.tensor(center, dtype=torch.float32).view(-1, 3)
     label = torch.tensor(label, dtype=torch.long)

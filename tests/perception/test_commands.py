@@ -17,6 +17,7 @@ RUNS = {  # every shipped config, with what is laid over it
     "tiny/map": ["tiny/fusion", "tiny/map"],
     "tiny/occupancy": ["tiny/fusion", "tiny/occupancy"],
     "tiny/memory": ["tiny/fusion", "tiny/memory"],
+    "tiny/affinity": ["tiny/fusion", "tiny/affinity"],
     "overfit_keyframe": ["overfit_keyframe"],
     "nuscenes/fusion": ["nuscenes/fusion"],
     "multitask/all": ["nuscenes/fusion", "multitask/all"],
@@ -40,7 +41,7 @@ def world(synthetic_root):
 def train(name: str, world: Path, folder: Path) -> None:
     """One optimizer step with a shipped config."""
     files = [x for n in RUNS[name] for x in ("--config", str(CONFIGS / f"{n}.yaml"))]
-    batch_size = 2 if name == "tiny/memory" else 1  # a batch holds whole clips
+    batch_size = 2 if name in ("tiny/memory", "tiny/affinity") else 1  # it holds whole clips
     data = {"root": world, "version": "v1.0-mini", "batch_size": batch_size, "workers": 0}
     data |= {"train_split": "mini_train", "val_split": "mini_val", "index_dir": "null"}
     changes = [f"--data.{key}={value}" for key, value in data.items()]

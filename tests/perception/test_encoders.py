@@ -305,6 +305,7 @@ def test_semantics_label_pixels_by_the_box_and_the_map_at_their_depth():
         label=torch.tensor([3]),
         attribute=torch.tensor([-1]),
         sample=torch.tensor([0]),
+        instance=torch.tensor([0]),
     )
     # Turned by 90 degrees it spans 9..11 m in x and -2..2 m in y.
     position = torch.tensor([[9.1, 1.9, 1.0], [10.0, 2.5, 1.0], [11.9, 0.0, 1.0], [10.0, 0.0, 2.5]])

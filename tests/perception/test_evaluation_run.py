@@ -65,7 +65,7 @@ def make_batch(reader, indices, bev_from_ego=None):
         points=torch.zeros(0, 5),
         point_sample=whole,
         global_from_bev=torch.from_numpy(np.stack(poses)),
-        boxes=BoxTargets(flat, flat, none, torch.zeros(0, 2), whole, whole, whole),
+        boxes=BoxTargets(flat, flat, none, torch.zeros(0, 2), whole, whole, whole, whole),
         box_valid=torch.ones(count, dtype=torch.bool),
         map_masks=torch.ones(count, *MAP_SHAPE, dtype=torch.bool),
         map_valid=torch.ones(count, dtype=torch.bool),

@@ -1,0 +1,262 @@
+"""Learned affinity: which detections of two consecutive frames are one object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ...datasets.batch import Batch
+from ...datasets.boxes import Boxes3D, Detections
+from ...datasets.nuscenes.classes import DETECTION_CLASSES, TRACKING_CLASSES
+from ...kernels.grid import BEVGrid
+from ..layers import ConvBlock
+from ..losses import mean_over_processes
+from ..tracking.affinity import Affinity
+from .affinity_features import (
+    BOX_FEATURES,
+    NUM_POINTS,
+    PAIR_FEATURES,
+    LinkedFrame,
+    box_features,
+    gaps,
+    moved,
+    pair_features,
+    sample_boxes,
+)
+from .affinity_targets import (
+    AffinityLogits,
+    affinity_loss,
+    affinity_targets,
+    objects_of_sample,
+    objects_shown,
+)
+
+
+@dataclass(frozen=True)
+class AffinityOutput:
+    """What boxes are described by; the boxes come from detection."""
+
+    map: Tensor  # (B, C, X, Y)
+
+
+class AffinityHead(nn.Module):
+    """Affinity of detections to those of the frame before, from map features at the boxes.
+
+    The idea is ShaSTA's with its camera (Sadjadpour et al., RA-L 2023, and ShaSTA-Fuse,
+    arXiv:2310.02532, 2023): a matrix of matches, two columns for objects that are dead or missed
+    and two rows for newborn ones and false positives, a softmax along each direction, and the
+    log-likelihood of both. Here every detection is described by the maps of both frames, where it
+    is and where it was or will be, and a pair by how its descriptions and boxes differ, so that
+    neither the number of detections nor their order matters. What is learned of a pair is added to
+    a score that falls with distance. Train it on clips (``data.clip_length``).
+
+    Args:
+        in_channels: channels of the BEV map.
+        grid: the grid of the BEV map.
+        channels: of the map that boxes are described by.
+        width: of the hidden layers.
+        descriptor: numbers that describe a box.
+        classes: those whose detections are linked; labels are those of the ten classes.
+        max_boxes: of a frame, only the best so many are linked.
+        match_distance: metres that a detection may be off from the object that it shows; 2 as in
+            nuScenes' tracking metrics.
+        reach: metres between two detections, moved on by the earlier one's velocity or not, from
+            which on they are not one object.
+        max_age: seconds from which on two frames are not consecutive.
+    """
+
+    task = "affinity"
+    labels: NDArray[np.int64]
+
+    def __init__(
+        self,
+        in_channels: int,
+        grid: BEVGrid,
+        channels: int = 32,
+        width: int = 64,
+        descriptor: int = 32,
+        classes: Sequence[str] = TRACKING_CLASSES,
+        max_boxes: int = 200,
+        match_distance: float = 2.0,
+        reach: float = 8.0,
+        max_age: float = 0.75,
+    ):
+        super().__init__()
+        if unknown := set(classes) - set(DETECTION_CLASSES):
+            raise ValueError(
+                f"affinity classes {sorted(unknown)} are none of {list(DETECTION_CLASSES)}"
+            )
+        self.grid, self.max_boxes, self.match_distance = grid, max_boxes, match_distance
+        self.reach, self.max_age = reach, max_age
+        self.labels = np.array([DETECTION_CLASSES.index(name) for name in classes], np.int64)
+        self.project = ConvBlock(in_channels, channels, 1)
+        described = NUM_POINTS * channels + BOX_FEATURES + len(self.labels)
+        self.describe = _mlp(described, width, descriptor)
+        self.pair = _mlp(3 * descriptor + PAIR_FEATURES, width, 1)
+        self.row = _mlp(3 * descriptor, width, 2)
+        self.column = _mlp(3 * descriptor, width, 2)
+        # The score of a pair before anything is learned: at its place, and lost per metre.
+        self.nearness = nn.Parameter(torch.tensor([2.0, 1.0]))
+        for network in (self.pair, self.row, self.column):
+            for parameter in network[-1].parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, bev: Tensor) -> AffinityOutput:
+        """The map (B, in_channels, X, Y) as boxes are described by it."""
+        return AffinityOutput(self.project(bev))
+
+    def loss(
+        self, output: AffinityOutput, batch: Batch, found: Sequence[Detections]
+    ) -> dict[str, Tensor]:
+        """Means over the detections of the log-likelihood losses, forward and backward in time.
+
+        Samples count with the consecutive sample before them in the batch, if both are annotated.
+
+        Args:
+            output: of the batch.
+            batch: its samples, in any order.
+            found: detections of each sample, which are taken as they are.
+        """
+        frames = self.decode(output, batch, found)
+        valid = batch.box_valid.tolist()
+        # Depends on all parameters, for DDP, even where there is nothing to learn from.
+        nothing = 0 * (output.map.sum() + sum(p.sum() for p in self.parameters()))
+        forward, backward, rows, columns = nothing, nothing, 0, 0
+        for first, second in consecutive(frames, self.max_age):
+            if not (valid[first] and valid[second]):
+                continue
+            before, now = self._best(frames[first]), self._best(frames[second])
+            possible = self._possible(before, now)
+            logits = self.logits(before, now, possible)
+            shown_before, _ = self._shown(before, batch, first)
+            shown_now, annotated = self._shown(now, batch, second)
+            targets = affinity_targets(shown_before, shown_now, annotated, possible)
+            loss = affinity_loss(logits, targets)
+            forward, backward = forward + loss[0], backward + loss[1]
+            rows, columns = rows + possible.shape[0], columns + possible.shape[1]
+        count = mean_over_processes(torch.tensor([rows, columns], device=output.map.device))
+        return {"forward": forward / count[0] / 2, "backward": backward / count[1] / 2}
+
+    @torch.no_grad()
+    def affinity(self, before: LinkedFrame, now: LinkedFrame) -> Affinity | None:
+        """What becomes of the detections; None if the frames are not consecutive."""
+        if not 0 < now.seconds_after(before) <= self.max_age:
+            return None
+        rows, columns = self._rows(before.found), self._rows(now.found)
+        before, now = self._best(before), self._best(now)
+        logits = self.logits(before, now, self._possible(before, now))
+        forward = logits.forward_log().exp().cpu().numpy()
+        backward = logits.backward_log().exp().cpu().numpy()
+        N, M = len(rows), len(columns)
+        return Affinity(
+            rows=rows,
+            columns=columns,
+            match=(forward[:, :M] + backward[:, :N].T) / 2,
+            dead=forward[:, M],
+            missed=forward[:, M + 1],
+            newborn=backward[:, N],
+            false_positive=backward[:, N + 1],
+        )
+
+    def decode(
+        self, output: AffinityOutput, batch: Batch, found: Sequence[Detections]
+    ) -> list[LinkedFrame]:
+        """Every sample with its detections, for :meth:`affinity`.
+
+        Raises:
+            ValueError: if the batch does not say its scenes and times.
+        """
+        if batch.scene is None or batch.timestamp_us is None:
+            raise ValueError(
+                "affinities need Batch.scene and Batch.timestamp_us, which encode gives"
+            )
+        poses = batch.global_from_bev.cpu().numpy()
+        scenes, times = batch.scene.tolist(), batch.timestamp_us.tolist()
+        columns = zip(output.map, found, poses, scenes, times, strict=True)
+        return [LinkedFrame(*frame) for frame in columns]
+
+    def logits(
+        self, before: LinkedFrame, now: LinkedFrame, possible: NDArray[np.bool_]
+    ) -> AffinityLogits:
+        """Scores of two frames' detections.
+
+        Args:
+            before: N detections.
+            now: M detections, later.
+            possible: (N, M) which pairs may be one object.
+        """
+        seconds = now.seconds_after(before)
+        earlier, later = before.boxes_in(now), now.found.boxes
+        # Each in its own map, and in the other one at where it will be or was.
+        own_before = self._described(before.map, before.found.boxes, before)
+        own_now = self._described(now.map, later, now)
+        ahead = self._described(now.map, moved(earlier, seconds), before)
+        behind = self._described(before.map, moved(now.boxes_in(before), -seconds), now)
+        i, j = np.nonzero(possible)
+        told = pair_features(earlier, later, seconds, (i, j)).to(now.map.device)
+        at = torch.from_numpy(i).to(told.device), torch.from_numpy(j).to(told.device)
+        differences = [
+            (own_before[at[0]] - own_now[at[1]]).abs(),
+            (ahead[at[0]] - own_now[at[1]]).abs(),
+            (own_before[at[0]] - behind[at[1]]).abs(),
+        ]
+        nearest = torch.minimum(told[:, 2], told[:, 7])
+        score = self.pair(torch.cat([*differences, told], 1))[:, 0].float()
+        score = score + self.nearness[0] - self.nearness[1] * nearest
+        match = score.new_full(possible.shape, -torch.inf).index_put(at, score)
+        return AffinityLogits(
+            match,
+            self.row(torch.cat([own_before, ahead, (own_before - ahead).abs()], 1)).float(),
+            self.column(torch.cat([own_now, behind, (own_now - behind).abs()], 1)).float(),
+        )
+
+    def _described(self, bev: Tensor, boxes: Boxes3D, frame: LinkedFrame) -> Tensor:
+        """(M, D) of a frame's boxes at places on a map."""
+        told = box_features(boxes, frame.found.score, self.grid, self.labels).to(bev.device)
+        return self.describe(torch.cat([sample_boxes(bev, boxes, self.grid), told], 1))
+
+    def _rows(self, found: Detections) -> NDArray[np.int64]:
+        """Places in the list of the detections that are linked, best first."""
+        rows = np.flatnonzero(np.isin(found.boxes.label, self.labels))
+        order = np.argsort(-found.score[rows], kind="stable")
+        return rows[order[: self.max_boxes]]
+
+    def _best(self, frame: LinkedFrame) -> LinkedFrame:
+        return replace(frame, found=frame.found[self._rows(frame.found)])
+
+    def _shown(
+        self, frame: LinkedFrame, batch: Batch, sample: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The objects that a frame's detections show, and all that are annotated."""
+        truth, instance = objects_of_sample(batch.boxes, sample)
+        shown = objects_shown(frame.found.boxes, truth, instance, self.match_distance)
+        return shown, instance
+
+    def _possible(self, before: LinkedFrame, now: LinkedFrame) -> NDArray[np.bool_]:
+        seconds = now.seconds_after(before)
+        return gaps(before.boxes_in(now), now.found.boxes, seconds) < self.reach
+
+
+def consecutive(frames: Sequence[LinkedFrame], max_age: float) -> list[tuple[int, int]]:
+    """Pairs of frames, each with the one directly before it among them.
+
+    Args:
+        frames: in any order.
+        max_age: seconds between the two at most.
+    """
+    pairs = []
+    for k, now in enumerate(frames):
+        age = [now.seconds_after(other) for other in frames]
+        known = [i for i, seconds in enumerate(age) if 0 < seconds <= max_age]
+        if known:
+            pairs.append((min(known, key=age.__getitem__), k))
+    return pairs
+
+
+def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, outputs))
