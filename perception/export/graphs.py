@@ -229,6 +229,7 @@ class HeadsGraph(nn.Module):
             f"{task}.{field.name}": getattr(output, field.name)
             for task, output in self.model.from_fused(fused, camera, past=past).items()
             for field in fields(output)
+            if getattr(output, field.name) is not None
         }
         if self.past:
             outputs[FUSED] = fused

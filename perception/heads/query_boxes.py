@@ -14,6 +14,9 @@ from ...kernels.grid import BEVGrid
 if TYPE_CHECKING:
     from .transfusion import TransFusionOutput
 
+# What is predicted for a query, and with how many channels; see TransFusionOutput.
+PREDICTED = {"center": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
+
 
 def local_maxima(score: Tensor, single_cell: Tensor, border: bool) -> Tensor:
     """The heat-map, zero where a neighbour of the same class is higher.

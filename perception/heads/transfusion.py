@@ -17,12 +17,10 @@ from ...datasets.nuscenes.classes import DETECTION_CLASSES
 from ...kernels.grid import BEVGrid
 from ..decoding.queries import QueryDecoder
 from ..layers import ConvBlock, start_as_mmcv
-from .query_boxes import local_maxima, query_box_columns
+from .box_proposals import BoxProposals
+from .query_boxes import PREDICTED, local_maxima, query_box_columns
 from .query_decoder import QueryDecoderLayer
 from .transfusion_loss import TransFusionLoss
-
-# What is predicted for a query, and with how many channels; see TransFusionOutput.
-PREDICTED = {"center": 2, "height": 1, "size": 3, "heading": 2, "velocity": 2}
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,7 @@ class TransFusionOutput:
     size: Tensor  # (B, 3, Q) logarithm of length, width, height in metres
     heading: Tensor  # (B, 2, Q) sine and cosine of yaw
     velocity: Tensor  # (B, 2, Q) m/s
+    proposals: Tensor | None = None  # (B, 10, X, Y) what cells propose, where queries refine it
 
 
 class TransFusionHead(nn.Module):
@@ -70,6 +69,10 @@ class TransFusionHead(nn.Module):
             trainings teach queries to leave an object to one of them, short ones do not.
         prior: the probability that every class starts with, on the heat-map and of the queries;
             null leaves the layers' own start, as in published training.
+        refine: queries start from the class logits of the heat-map at their cell and from the box
+            that a dense branch proposes there, and predict the difference (as the two stages of
+            Deformable DETR do, Zhu et al., ICLR 2021). False, as published: from features alone,
+            which takes long, since one query of each object learns and not all its cells.
         loss: how predictions are assigned to boxes and compared.
     """
 
@@ -95,6 +98,7 @@ class TransFusionHead(nn.Module):
         score_threshold: float = 0.0,
         nms_scale: float = 0.0,
         prior: float | None = 0.1,
+        refine: bool = False,
         loss: TransFusionLoss | None = None,
     ):
         super().__init__()
@@ -120,6 +124,11 @@ class TransFusionHead(nn.Module):
             start = math.log(prior / (1 - prior))
             for layer in (last, [*self.prediction["logits"].children()][-1]):
                 nn.init.constant_(layer.get_parameter("bias"), start)
+        self.proposals = BoxProposals(channels) if refine else None
+        if refine:  # at first without a difference
+            for branch in self.prediction.values():
+                for parameter in [*branch.children()][-1].parameters():
+                    nn.init.zeros_(parameter)
         single = torch.tensor([name in single_cell_classes for name in self.classes])
         self.register_buffer("single_cell", single, persistent=False)
         self.register_buffer("cell_centers", _cell_centers(grid), persistent=False)
@@ -149,8 +158,14 @@ class TransFusionHead(nn.Module):
         predicted = {
             name: branch(query.transpose(-1, -2)) for name, branch in self.prediction.items()
         }
+        proposals = None
+        if self.proposals is not None:
+            proposals = self.proposals(shared)
+            starts = [*_at(proposals, cell).split([*PREDICTED.values()], 1), _at(heatmap, cell)]
+            for name, start in zip((*PREDICTED, "logits"), starts, strict=True):
+                predicted[name] = predicted[name] + start
         predicted["center"] = predicted["center"].float() + position.transpose(-1, -2)
-        return TransFusionOutput(heatmap, label, best.values, **predicted)
+        return TransFusionOutput(heatmap, label, best.values, **predicted, proposals=proposals)
 
     def boxes(self, output: TransFusionOutput) -> Tensor:
         """(B, Q, 9) x, y, z of the middle, length, width, height, yaw, vx, vy in the BEV frame."""
@@ -175,6 +190,14 @@ class TransFusionHead(nn.Module):
         return QueryDecoder(
             *(self.grid, self.classes, top, self.score_threshold, center_range, self.nms_scale)
         )
+
+
+def _at(dense: Tensor, cell: Tensor) -> Tensor:
+    """Values of a map (B, C, X, Y) at flat cells (B, Q), (B, C, Q), without its gradient.
+
+    What a query starts from has a loss of its own.
+    """
+    return dense.detach().flatten(2).gather(2, cell[:, None].expand(-1, dense.shape[1], -1))
 
 
 def _branch(channels: int, hidden: int, out_channels: int) -> nn.Sequential:

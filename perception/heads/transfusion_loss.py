@@ -12,6 +12,7 @@ from ...datasets.batch import Batch
 from ...kernels.grid import BEVGrid
 from ..losses import gaussian_focal_loss, masked_l1, mean_over_processes, sigmoid_focal_loss
 from .assignment import assign, matching_cost
+from .box_proposals import proposal_loss
 from .center_targets import PeakShape, draw_targets
 from .query_boxes import wanted_of_boxes
 
@@ -26,8 +27,9 @@ class TransFusionLoss:
     Args:
         class_weight: of the focal loss of the queries' classes.
         box_weight: of the L1 loss of the boxes of assigned queries.
-        velocity_weight: of the velocity within the box loss.
+        velocity_weight: of the velocity within the box losses.
         heatmap_weight: of the dense heat-map's loss.
+        proposal_weight: of the L1 loss of the boxes that cells propose, for a head that refines.
         class_cost: of the class in the assignment.
         distance_cost: of the distance in the assignment.
         iou_cost: of the overlap in the assignment.
@@ -38,6 +40,7 @@ class TransFusionLoss:
     box_weight: float = 0.25
     velocity_weight: float = 0.2
     heatmap_weight: float = 1.0
+    proposal_weight: float = 0.5
     class_cost: float = 0.15
     distance_cost: float = 0.25
     iou_cost: float = 0.25
@@ -67,18 +70,25 @@ class TransFusionLoss:
         predicted = torch.cat([part.float() for part in parts], 1)[sample, :, query]  # (T, 10)
         error = masked_l1(predicted, wanted_of_boxes(batch.boxes, grid, top)[box])
         total = error[:, :8].sum() + self.velocity_weight * error[:, 8:].sum()
-        return {
+        terms = {
             "class": self.class_weight * (focal * batch.box_valid.view(-1, 1, 1)).sum() / count,
             "box": self.box_weight * total / count,
-            "heatmap": self.heatmap_weight * self._heatmap_loss(output, batch, grid),
         }
+        return terms | self._dense_losses(output, batch, grid, top)
 
-    def _heatmap_loss(self, output: TransFusionOutput, batch: Batch, grid: BEVGrid) -> Tensor:
-        num_classes = output.heatmap.shape[1]
-        heatmap = draw_targets(batch, grid, num_classes, self.peaks).heatmap
-        focal = gaussian_focal_loss(output.heatmap, heatmap)
+    def _dense_losses(
+        self, output: TransFusionOutput, batch: Batch, grid: BEVGrid, top: bool
+    ) -> dict[str, Tensor]:
+        targets = draw_targets(batch, grid, output.heatmap.shape[1], self.peaks)
+        focal = gaussian_focal_loss(output.heatmap, targets.heatmap)
         total = (focal * batch.box_valid.view(-1, 1, 1, 1)).sum()
-        return total / mean_over_processes((heatmap == 1).sum())
+        count = mean_over_processes((targets.heatmap == 1).sum())
+        terms = {"heatmap": self.heatmap_weight * total / count}
+        if output.proposals is not None:
+            known = output.proposals, targets, batch, grid, top, self.velocity_weight
+            count = mean_over_processes(targets.num_boxes)
+            terms["proposal"] = self.proposal_weight * proposal_loss(*known) / count
+        return terms
 
     @torch.no_grad()
     def _assign(

@@ -37,7 +37,7 @@ def decoder_of(spec: HeadSpec, num_threads: int | None = None) -> Decoder:
     if isinstance(spec, CenterSpec):
         return spec
     if isinstance(spec, QuerySpec):
-        return lambda heatmap, **outputs: spec(**outputs)
+        return lambda heatmap, proposals=None, **outputs: spec(**outputs)
     if isinstance(spec, MapSpec):
         return lambda logits: 1 / (1 + np.exp(-logits.astype(np.float32)))
     assert isinstance(spec, OccupancySpec)
