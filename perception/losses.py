@@ -125,10 +125,24 @@ def mean_over_processes(count: Tensor) -> Tensor:
     gradient of the same batch in one process, however unevenly the boxes are spread.
     Only where gradients are recorded: evaluation need not run in step on all processes.
     """
+    processes = torch.distributed.get_world_size() if _learns_with_others() else 1
+    count = sum_over_processes(count) / processes
+    return count.clamp(min=1 / processes)
+
+
+def sum_over_processes(count: Tensor) -> Tensor:
+    """Counts of all processes of a distributed training, float32, without gradient.
+
+    Every process must call it equally often, whatever its samples hold. As for
+    :func:`mean_over_processes`, only where gradients are recorded.
+    """
     count = count.detach().float()
-    if torch.is_grad_enabled() and torch.distributed.is_initialized():
+    if _learns_with_others():
         count = count.clone()
         torch.distributed.all_reduce(count)
-        count = count / torch.distributed.get_world_size()
-        return count.clamp(min=1 / torch.distributed.get_world_size())
-    return count.clamp(min=1)
+    return count
+
+
+def _learns_with_others() -> bool:
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.is_grad_enabled() and distributed

@@ -202,6 +202,8 @@ class FusionModel(nn.Module):
     def loss(self, outputs: dict[str, Any], batch: Batch) -> dict[str, Tensor]:
         """Loss terms by "task/term", not yet weighted by task."""
         terms = {}
+        if self.camera is not None:  # with a term for no image too: processes go in step
+            outputs = {**outputs, "camera": outputs.get("camera")}
         for task, output in outputs.items():
             owner: Any = self.camera if task == "camera" else self.heads[task]
             given = (self._found(outputs, batch),) if task == AffinityHead.task else ()

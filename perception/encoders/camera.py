@@ -116,11 +116,13 @@ class CameraEncoder(nn.Module):
         first = self.out_channels - self.semantics.num_classes  # painted last, classes first
         return bev[:, first : first + len(DETECTION_CLASSES)]
 
-    def loss(self, output: CameraOutput, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, output: CameraOutput | None, batch: Batch) -> dict[str, Tensor]:
         """The weighted losses of depth and semantics, of those that are turned on.
 
-        LiDAR is the teacher, of a model without LiDAR too.
+        LiDAR is the teacher, of a model without LiDAR too. Without an image (None) they are zero;
+        processes that train together must all count what they have to teach.
         """
+        output = output or self._nothing_seen(batch)
         if not self.depth_loss_weight and output.semantics is None:
             return {}
         seen = output.depth
@@ -134,3 +136,13 @@ class CameraEncoder(nn.Module):
         if self.semantics is not None and output.semantics is not None:
             terms["semantics"] = self.semantics.loss(output.semantics, depth, *calibration, batch)
         return terms
+
+    def _nothing_seen(self, batch: Batch) -> CameraOutput:
+        """What there is to say of no image."""
+        zeros, depth = batch.points.new_zeros, self.lift.num_bins
+        image = batch.image_sample[:0]
+        seen = DepthOutput(zeros(0, depth, 1, 1), zeros(0, 4, 4), image, zeros(0, 1, 1))
+        semantics = None
+        if self.semantics is not None and (self.training or self.paints):
+            semantics = zeros(0, self.semantics.num_classes, 1, 1)
+        return CameraOutput(seen, semantics)

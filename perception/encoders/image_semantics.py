@@ -17,7 +17,7 @@ from ...datasets.nuscenes.classes import DETECTION_CLASSES, MAP_CLASSES
 from ...kernels.grid import BEVGrid
 from ...kernels.points_in_boxes import points_in_boxes
 from ..layers import full_precision, output_conv
-from ..losses import mean_over_processes, sigmoid_focal_loss
+from ..losses import mean_over_processes, sigmoid_focal_loss, sum_over_processes
 
 # A feature pixel's centre is up to half a pixel beside the LiDAR return: metres on every side.
 BOX_MARGIN = 0.2
@@ -92,9 +92,10 @@ class ImageSemantics(nn.Module):
 def class_balance(in_box: Tensor) -> Tensor:
     """(Q,) weights of pixels with classes (Q, K): roots of a class's mean size over its own.
 
-    1 for pixels of no class, and for all where the classes are of one size.
+    1 for pixels of no class, and for all where the classes are of one size. Sizes are those in the
+    batch, of all processes together.
     """
-    count = in_box.sum(0)
+    count = sum_over_processes(in_box.sum(0))
     mean = count.sum() / (count > 0).sum().clamp(min=1)
     weight = (mean / count.clamp(min=1)).sqrt()  # (K,)
     return torch.where(in_box.any(1), (in_box * weight).sum(1), 1.0)

@@ -16,8 +16,9 @@ class TaskGradients(nn.Module):
     """Gives each task a view of the shared map, and weighs what comes back in the backward pass.
 
     Autograd calls the backward of the split once, with the gradients of all tasks; so watching and
-    weighing them costs T (T + 1) / 2 products of the map's size and no further backward pass. With
-    several processes each weighs the gradients of its own samples.
+    weighing them costs T (T + 1) / 2 products of the map's size and no further backward pass.
+    Processes that train together add up their products and share the weights, which are then those
+    of one process with all samples.
 
     Args:
         tasks: names of the tasks.
@@ -42,8 +43,14 @@ class TaskGradients(nn.Module):
         for i, a in enumerate(flat):
             for j, b in enumerate(flat[: i + 1]):
                 gram[i, j] = gram[j, i] = a @ b
+        if distributed := torch.distributed.is_available() and torch.distributed.is_initialized():
+            # DDP takes the mean of the gradients: a process has 1 / P of its samples' part.
+            torch.distributed.all_reduce(gram)
+            gram /= torch.distributed.get_world_size() ** 2
         self._gram = gram
         weights = self.balance(gram) if self.balance else gram.new_ones(len(flat))
+        if distributed and self.balance:  # which may draw an order at random
+            torch.distributed.broadcast(weights, src=0)
         weights = weights.to(gradients[0].dtype)
         return sum((w * g for w, g in zip(weights, gradients)), torch.zeros_like(gradients[0]))
 

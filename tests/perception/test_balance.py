@@ -15,7 +15,7 @@ from bevstack.perception.training.options import TrainingOptions
 from bevstack.perception.training.task_gradients import TaskGradients
 
 from model_parts import make_batch, make_model  # isort: skip
-from training_parts import StopAt, read_losses, run  # isort: skip
+from training_parts import StopAt, TwoHeads, read_losses, run  # isort: skip
 
 TASKS = ("detection", "map", "occupancy")
 
@@ -142,36 +142,6 @@ def test_balanced_heads_learn_from_their_own_loss_and_the_shared_part_from_the_m
             assert same, name
     shared = "backbone.stages.0.0.0.weight"
     assert not torch.allclose(plain[shared], balanced[shared], rtol=1e-2)
-
-
-class TwoHeads(nn.Module):
-    """Two tasks on one layer, as ``FusionModel`` offers them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.camera = self.lidar = None
-        self.trunk = nn.Linear(5, 8)
-        self.heads = nn.ModuleDict({"near": nn.Linear(8, 3), "far": nn.Linear(8, 3)})
-
-    def forward(self, batch, use_camera=True, use_lidar=True, split=None):
-        total = torch.zeros(batch.size, 5).index_add(0, batch.point_sample, batch.points * 0.01)
-        shared = self.trunk(total).relu()
-        maps = dict.fromkeys(self.heads, shared) if split is None else split(shared)
-        return {task: head(maps[task]) for task, head in self.heads.items()}
-
-    def loss(self, outputs, batch):
-        near, far = outputs["near"], outputs["far"]
-        return {"near/square": ((near - 1) ** 2).mean(), "far/linear": 9 * (far + 1).abs().mean()}
-
-    def task_losses(self, terms):
-        return {name.split("/")[0]: value for name, value in terms.items()}
-
-    def total_loss(self, terms):
-        return torch.stack([*terms.values()]).sum()
-
-    def decode(self, outputs, batch):
-        return {}
 
 
 @pytest.mark.parametrize("balance", [EqualNorms, PCGrad])

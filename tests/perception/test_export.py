@@ -132,6 +132,27 @@ def test_a_missing_sensor_is_missing_in_both(exported, missing):
     check_outputs(model, Runtime(folder, OPTIONS), batch)
 
 
+@pytest.mark.slow
+def test_queries_that_refine_proposals_are_exported(tmp_path):
+    model = make_model(camera=False, heads=("detection",))
+    head = TransFusionHead(
+        32, GRID, channels=16, num_queries=20, num_heads=2, ffn_channels=16, refine=True
+    )
+    with torch.no_grad():
+        head.heatmap[-1].weight *= 100  # peaks that are told apart
+        head.prediction["size"][-1].weight.normal_(std=0.1)
+    model.heads["detection"] = head
+    with torch.no_grad():
+        model.train()(make_batch())
+    write_folder(model.eval(), SENSORS, tmp_path)
+    batch, runtime = make_batch(size=1, cameras=0, seed=3), Runtime(tmp_path, OPTIONS)
+    check_outputs(model, runtime, batch)
+    (wanted,) = model.decode(model(batch))["detection"]
+    found = runtime.infer(sensors_of(batch)).detections
+    np.testing.assert_allclose(found.score, wanted.score, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found.boxes.size, wanted.boxes.size, rtol=1e-3, atol=1e-3)
+
+
 def test_results_are_those_of_the_model(exported):
     model, folder = exported
     batch = make_batch(size=2, seed=3)

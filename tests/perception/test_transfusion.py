@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_parts import GRID, make_batch, make_model
+from model_parts import GRID, make_batch, make_boxes, make_model
 from shapely import affinity
 from shapely.geometry import box as rectangle
 
@@ -17,6 +17,8 @@ from bevstack.datasets.nuscenes.classes import ATTRIBUTES, DETECTION_CLASSES
 from bevstack.perception.decoding.attributes import attribute_of_speed
 from bevstack.perception.heads import TransFusionHead, TransFusionLoss
 from bevstack.perception.heads.assignment import assign, matching_cost
+from bevstack.perception.heads.box_proposals import proposal_loss
+from bevstack.perception.heads.center_targets import PeakShape, draw_targets
 from bevstack.perception.heads.query_boxes import (
     local_maxima,
     query_box_columns,
@@ -234,10 +236,77 @@ def test_attributes_follow_class_and_speed():
     assert names[1] == ["vehicle.parked", "vehicle.stopped", "cycle.without_rider", ""]
 
 
-def test_a_model_with_this_head_trains():
+def test_queries_that_refine_start_from_what_their_cell_proposes():
+    output = make_head(refine=True)(bev())
+    heatmap, proposals = output.heatmap.flatten(2), output.proposals.flatten(2)
+    for b in range(2):
+        for q, label in enumerate(output.label[b].tolist()):
+            probability = heatmap[b, label].sigmoid()
+            cell = int((probability - output.peak[b, q]).abs().argmin())
+            i, j = divmod(cell, GRID.shape[1])
+            torch.testing.assert_close(output.logits[b, :, q], heatmap[b, :, cell])
+            middle = torch.tensor([i + 0.5, j + 0.5])
+            torch.testing.assert_close(output.center[b, :, q], middle + proposals[b, :2, cell])
+            rest = torch.cat(
+                [getattr(output, n)[b, :, q] for n in ("height", "size", "heading", "velocity")]
+            )
+            torch.testing.assert_close(rest, proposals[b, 2:, cell])
+
+
+def test_proposals_are_compared_with_the_box_of_every_cell_that_knows_one():
+    boxes = make_boxes(
+        [[3, 2, 1], [-5, 4, 1], [6, -3, 0.5]], [0, 8, 3], (6.0, 2.0, 1.5), [0, 0, 1],
+        yaw=torch.tensor([0.4, -2.0, 3.0]),
+        velocity=torch.tensor([[1.0, -2.0], [math.nan, math.nan], [0.0, 3.0]]),
+    )  # fmt: skip
+    batch = make_batch(boxes=boxes)
+    proposals = torch.randn(2, 10, *GRID.shape, generator=torch.Generator().manual_seed(5))
+    targets = draw_targets(batch, GRID, 10, PeakShape(elongation=0.15))
+    want = 0.0
+    for m, cell, weight in zip(targets.box, targets.cell, targets.weight):
+        i, j = divmod(int(cell), GRID.shape[1])
+        x, y = GRID.to_metres(i + 0.5, j + 0.5)
+        dx, dy, z, *size, sin, cos, vx, vy = proposals[boxes.sample[m], :, i, j].tolist()
+        right = [
+            *((boxes.center[m, :2] - torch.tensor([x, y])) / GRID.cell_size).tolist(),
+            *(boxes.center[m, 2], *boxes.size[m].log(), boxes.yaw[m].sin(), boxes.yaw[m].cos()),
+        ]
+        error = sum(abs(a - b) for a, b in zip([dx, dy, z, *size, sin, cos], right))
+        if not boxes.velocity[m].isnan().any():
+            error += 0.2 * (abs(vx - boxes.velocity[m, 0]) + abs(vy - boxes.velocity[m, 1]))
+        want += weight * error
+    assert len(targets.box) > 3 * len(boxes.label)
+    got = proposal_loss(proposals, targets, batch, GRID, False, 0.2)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-4)
+
+
+def test_queries_learn_from_their_loss_and_proposals_from_their_own():
+    batch, head = make_batch(), make_head(refine=True, dropout=0.0)
+    with torch.no_grad():  # past the start, where the last layers hide the others
+        for branch in head.prediction.values():
+            branch[-1].weight.normal_(std=0.1)
+    terms = head.loss(head(bev()), batch)
+    assert terms.keys() == {"class", "box", "heatmap", "proposal"}
+
+    def learning(names):
+        head.zero_grad()
+        sum(terms[name] for name in names).backward(retain_graph=True)
+        return {
+            name.split(".")[0]
+            for name, parameter in head.named_parameters()
+            if parameter.grad is not None and parameter.grad.any()
+        }
+
+    assert "proposals" not in learning(("class", "box")) >= {"decoder", "prediction", "shared"}
+    assert learning(("proposal",)) == {"proposals", "shared"}
+    assert learning(("heatmap",)) == {"heatmap", "shared"}
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_a_model_with_this_head_trains(refine):
     batch = make_batch()
     model = make_model()
-    model.heads["detection"] = make_head(32, loss=TransFusionLoss(), dropout=0.0)
+    model.heads["detection"] = make_head(32, loss=TransFusionLoss(), dropout=0.0, refine=refine)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     totals = []
     for _ in range(12):

@@ -123,6 +123,36 @@ class ToyModel(nn.Module):
         return {"detection": [_truth_of(batch, i) for i in range(batch.size)]}
 
 
+class TwoHeads(nn.Module):
+    """Two tasks on one layer, as ``FusionModel`` offers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.camera = self.lidar = None
+        self.trunk = nn.Linear(5, 8)
+        self.heads = nn.ModuleDict({"near": nn.Linear(8, 3), "far": nn.Linear(8, 3)})
+
+    def forward(self, batch, use_camera=True, use_lidar=True, split=None):
+        total = torch.zeros(batch.size, 5).index_add(0, batch.point_sample, batch.points * 0.01)
+        shared = self.trunk(total).relu()
+        maps = dict.fromkeys(self.heads, shared) if split is None else split(shared)
+        return {task: head(maps[task]) for task, head in self.heads.items()}
+
+    def loss(self, outputs, batch):
+        near, far = outputs["near"], outputs["far"]
+        return {"near/square": ((near - 1) ** 2).mean(), "far/linear": 9 * (far + 1).abs().mean()}
+
+    def task_losses(self, terms):
+        return {name.split("/")[0]: value for name, value in terms.items()}
+
+    def total_loss(self, terms):
+        return torch.stack([*terms.values()]).sum()
+
+    def decode(self, outputs, batch):
+        return {}
+
+
 def _truth_of(batch: Batch, i: int) -> Detections:
     """The annotated boxes as detections."""
     mine, boxes = batch.boxes.sample == i, batch.boxes
