@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 
@@ -14,9 +15,12 @@ from hypothesis import strategies as st
 from bevstack.datasets.boxes import Boxes3D, Detections
 from bevstack.datasets.errors import DataError
 from bevstack.kernels.grid import BEVGrid
+from bevstack.perception import cli
 from bevstack.perception.evaluation.affinities import Linker, read_affinities, write_affinities
 from bevstack.perception.evaluation.boxes import GlobalBoxes
+from bevstack.perception.evaluation.evaluate import AFFINITIES
 from bevstack.perception.evaluation.tracks import Timeline
+from bevstack.perception.evaluation.tta import AugmentedModel, Views
 from bevstack.perception.heads import AffinityHead
 from bevstack.perception.heads.affinity import consecutive
 from bevstack.perception.heads.affinity_features import LinkedFrame, sample_boxes
@@ -29,7 +33,9 @@ from bevstack.perception.heads.affinity_targets import (
 from bevstack.perception.tracking import Affinities, Affinity, GreedyTracker, KalmanTracker
 from bevstack.perception.tracking.scenes import track_scenes
 
+from evaluation_tables import SPLIT, VERSION  # isort: skip
 from model_parts import GRID, make_batch, make_boxes, make_model  # isort: skip
+from tracking_tables import Moving, TrackedWorld  # isort: skip
 
 CAR, BARRIER, PEDESTRIAN = 0, 5, 8
 
@@ -333,6 +339,14 @@ def test_affinity_without_detection_is_refused():
                     lidar=lambda grid: model.lidar)  # fmt: skip
 
 
+def test_merged_views_have_boxes_of_their_own_and_no_affinity():
+    model, batch = linking_model().eval(), linked_batch()
+    merging = AugmentedModel(model, Views(flip_y=True))
+    with torch.inference_mode():
+        assert len(model.decode(model(batch), batch)["affinity"]) == 2
+        assert "affinity" not in merging.decode(merging(batch), batch)
+
+
 # --- Tracking -------------------------------------------------------------------------------------
 
 
@@ -472,3 +486,44 @@ def test_affinities_come_back_from_their_file_and_only_for_their_submission(tmp_
     path.write_bytes(b"no such file")
     with pytest.raises(DataError, match="cannot read the affinities"):
         read_affinities(path, submission)
+
+
+def test_the_command_uses_the_affinities_beside_a_submission(tmp_path, capsys):
+    # Two people who turn back before each other, as in ``bouncing``.
+    steps = np.abs(np.arange(9) - 4) * 0.7 + 0.25
+    walkers = [
+        Moving(
+            "human.pedestrian.adult",
+            [(310 + s * x, 700.0) for x in steps],
+            [5] * 9,
+            [0.6, 0.8, 1.7],
+        )
+        for s in (-1, 1)
+    ]
+    world = TrackedWorld(tmp_path / "data", [walkers], [[500_000 * (i + 1) for i in range(9)]])
+    results: dict[str, list[dict]] = {}
+    for s, f, n in world.seen():
+        kept = {k: v for k, v in world.box(s, f, n).items() if not k.startswith("tracking")}
+        kept |= {"velocity": [0.0, 0.0], "detection_name": "pedestrian", "detection_score": 0.8}
+        results.setdefault(world.token(s, f), []).append(kept | {"attribute_name": ""})
+    submission = world.submit(results, "submission.json")
+    cli.main(["index", str(world.root), "--version", VERSION])
+    command = ["track", str(submission), "--root", str(world.root), "--version", VERSION,
+               "--split", SPLIT, "--out", str(tmp_path / "out")]  # fmt: skip
+
+    def switched(*options) -> float:
+        cli.main([*command, *options])
+        return json.loads((tmp_path / "out" / "metrics.json").read_text())["IDS"]
+
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--affinity", "true"])
+    assert "for a model with an affinity head" in capsys.readouterr().err
+    perfect = certain([(0, 0), (1, 1)], 2, 2)
+    pairs = Affinities({t: (t - 1, perfect) for t in range(1, 9)})
+    write_affinities(submission.with_name(AFFINITIES), pairs, submission)
+    assert switched() == 0
+    assert "affinities of 8 pairs" in capsys.readouterr().out
+    assert switched("--affinity", "false") > 0
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--tracker", "greedy", "--affinity", "true"])
+    assert "makes no use of affinities" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from bevstack.perception.export.half import to_half
 from bevstack.perception.export.parity import Parity, compare_boxes
 from bevstack.perception.export.write import write_folder
 from bevstack.perception.fusion.class_evidence import ClassEvidence
-from bevstack.perception.heads import OccupancyHead, TransFusionHead
+from bevstack.perception.heads import AffinityHead, OccupancyHead, TransFusionHead
 from bevstack.perception.runtime import Runtime, RuntimeOptions, read_manifest
 from bevstack.perception.runtime.manifest import SensorSpec
 
@@ -72,6 +72,7 @@ def camera_alone():
     model = make_model(lidar=False)
     lift = partial(LSS, out_channels=8, depth_range=(1.0, 21.0))
     model.camera.lift = lift(16, GRID)
+    model.heads["affinity"] = AffinityHead(32, GRID, channels=4)
     return model
 
 
@@ -177,6 +178,11 @@ def test_results_are_those_of_the_model(exported):
         assert (ours != theirs).float().mean() < 1e-3
         same = ours == theirs
         torch.testing.assert_close(*(v.probability[same] for v in volumes), rtol=1e-3, atol=1e-4)
+
+
+def test_what_links_two_frames_stays_out_of_an_export_and_in_the_model(exported):
+    model, folder = exported
+    assert set(read_manifest(folder).heads) == set(model.heads) - {"affinity"}
 
 
 def test_a_hundred_runs_have_the_same_bits(exported):
