@@ -226,11 +226,11 @@ class FusionModel(nn.Module):
 
     def decode(self, outputs: dict[str, Any], batch: Batch | None = None) -> dict[str, Any]:
         """By task: a list of ``Detections``; (B, K, X, Y) probabilities; ``OccupancyVolume``; a
-        list of ``LinkedFrame``, which needs the batch."""
+        list of ``LinkedFrame``, where a batch says its scenes and times."""
         heads: dict[str, Any] = dict(self.heads.items())
         linking = heads.pop(AffinityHead.task, None)
         decoded = {task: head.decode(outputs[task], batch) for task, head in heads.items()}
-        if linking is not None and batch is not None:
+        if linking is not None and batch is not None and batch.timestamp_us is not None:
             output = outputs[AffinityHead.task]
             decoded[AffinityHead.task] = linking.decode(output, batch, decoded["detection"])
         return decoded
