@@ -18,6 +18,7 @@ VERBS = {
     "track": "detections to tracks, official metrics",
     "export": "a trained model as ONNX, checked against the original",
     "infer": "run an exported model on a dataset",
+    "dump-frame": "what an exported model is given for a frame, as raw arrays",
     "robustness": "corrupted, lost and attacked sensors: one table, one report",
     "corrupt": "write a corrupted nuScenes folder",
     "import": "published checkpoints (MIT BEVFusion, mmdetection3d) to run folders",
@@ -28,6 +29,7 @@ VERBS = {
 MODULES = {  # where the verb is no name that Python allows
     "import": "import_weights",
     "occupancy-labels": "occupancy_labels",
+    "dump-frame": "dump_frame",
 }
 
 

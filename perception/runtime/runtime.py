@@ -18,7 +18,7 @@ from .manifest import Manifest, PillarSpec, SensorSpec, read_manifest
 from .memory import FUSED, recalled
 from .pillars import PillarInputs
 from .results import Perception, decoder_of
-from .session import GraphSession, RuntimeOptions
+from .session import GraphSession, Observer, RuntimeOptions
 from .state import Moment, Remembered, RuntimeState
 from .tracks import follow
 from .voxels import VoxelInputs
@@ -39,12 +39,18 @@ class Runtime:
     Args:
         folder: what ``bevstack export`` wrote.
         options: how to run it.
+        observe: called after every run of a graph; see ``dump.py``.
 
     Raises:
         DataError: if the folder cannot be used.
     """
 
-    def __init__(self, folder: Path | str, options: RuntimeOptions | None = None):
+    def __init__(
+        self,
+        folder: Path | str,
+        options: RuntimeOptions | None = None,
+        observe: Observer | None = None,
+    ):
         options = options or RuntimeOptions()
         self.manifest: Manifest = read_manifest(folder, options.verify)
         manifest, threads = self.manifest, options.num_threads
@@ -56,7 +62,7 @@ class Runtime:
             self._lidar = kind(manifest.lidar, manifest.grid, threads)  # pyright: ignore
         self._decoders = {task: decoder_of(spec, threads) for task, spec in manifest.heads.items()}
         self._graphs = {
-            name: GraphSession(Path(folder), spec, options)
+            name: GraphSession(Path(folder), spec, options, observe)
             for name, spec in manifest.graphs.items()
         }
         self._heads = self._graphs[manifest.heads_graph]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from onnxruntime import OrtValue
 
 Provider = str | tuple[str, dict[str, Any]]
+# Takes a graph, its inputs and its outputs by name.
+Observer = Callable[[GraphSpec, Mapping[str, Any], Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,23 @@ class RuntimeOptions:
 class GraphSession:
     """One graph, loaded and ready.
 
+    Args:
+        folder: where the file is.
+        spec: of the manifest.
+        options: how to run it.
+        observe: called after every run.
+
     Raises:
         DataError: if onnxruntime cannot load the file, or lacks a provider that was asked for.
     """
 
-    def __init__(self, folder: Path, spec: GraphSpec, options: RuntimeOptions):
+    def __init__(
+        self,
+        folder: Path,
+        spec: GraphSpec,
+        options: RuntimeOptions,
+        observe: Observer | None = None,
+    ):
         import onnxruntime as ort
 
         names = [p if isinstance(p, str) else p[0] for p in options.providers]
@@ -80,9 +94,9 @@ class GraphSession:
             )
         except Exception as error:  # onnxruntime's errors have no common class
             raise DataError(f"{folder / spec.file} cannot be loaded: {error}") from error
-        self.spec, self._ort = spec, ort
-        self.inputs = {tensor.name for tensor in spec.inputs}
-        self.outputs = {tensor.name for tensor in spec.outputs}
+        self.spec, self._ort, self._observe = spec, ort, observe
+        self.inputs = [tensor.name for tensor in spec.inputs]
+        self.outputs = [tensor.name for tensor in spec.outputs]
         # Outputs stay on the device where another graph reads them.
         self.device = "cuda" if names[0].startswith(("CUDA", "Tensorrt")) else "cpu"
 
@@ -106,8 +120,10 @@ class GraphSession:
                 binding.bind_cpu_input(name, np.ascontiguousarray(value))
             else:
                 binding.bind_ortvalue_input(name, value)
-        names = [tensor.name for tensor in self.spec.outputs]
-        for name in names:
+        for name in self.outputs:
             binding.bind_output(name, self.device if name in on_device else "cpu")
         self._session.run_with_iobinding(binding)
-        return dict(zip(names, binding.get_outputs()))
+        outputs = dict(zip(self.outputs, binding.get_outputs()))
+        if self._observe is not None:
+            self._observe(self.spec, {name: inputs[name] for name in self.inputs}, outputs)
+        return outputs
