@@ -60,6 +60,8 @@ def evaluate(
 
     if runtime is not None and report is not None:
         raise ValueError("a report shows a trained model; leave --runtime or --report out")
+    if runtime is not None and tta is not None:
+        raise ValueError("--tta asks a trained model several times; leave --runtime or --tta out")
     start, out = time.monotonic(), Path(runtime or run_folder) / "evaluation"
     model, data, config = load_run(
         run_folder, trust or (), root=root, version=version, val_split=split, on_error=on_error

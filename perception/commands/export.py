@@ -63,6 +63,8 @@ def export(
         frames = _spread(reader, check_frames, 1 if model.memory is None else 2)
     parity = compare(model, _steps(data.val_steps), data.encoder, Runtime(out), frames)
     print_report(out, model, parity)
+    if "affinity" in model.heads:
+        print("the affinity head is left out: the runtime tracks by the boxes alone")
     if not run_folder.is_dir():
         print("random weights: many peaks of a heat-map are equal but for rounding, so that boxes "
               "may differ where their heat-maps do not")  # fmt: skip
