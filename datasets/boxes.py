@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import apply, wrap_angle
+from .geometry import angle_of, apply, wrap_angle
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Boxes3D:
             self,
             center=apply(target_from_source, self.center),
             size=self.size * scale,
-            yaw=wrap_angle(np.arctan2(heading[:, 1], heading[:, 0])),
+            yaw=wrap_angle(angle_of(heading[:, 1], heading[:, 0])),
             velocity=self.velocity @ linear[:2, :2].T,
         )
 

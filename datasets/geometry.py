@@ -70,4 +70,12 @@ def wrap_angle(angle: NDArray) -> NDArray:
 def yaw_of(matrix: ArrayLike) -> Array:
     """Heading of the x axis of (..., 3, 3) or (..., 4, 4), from +x towards +y, radians."""
     m = np.asarray(matrix)
-    return np.arctan2(m[..., 1, 0], m[..., 0, 0])
+    return angle_of(m[..., 1, 0], m[..., 0, 0])
+
+
+def angle_of(sine: NDArray, cosine: NDArray) -> NDArray[np.float64]:
+    """(...,) angles in [-pi, pi] from sine and cosine, or any two with their ratio and signs."""
+    # Copies: numpy 1.26's arctan2 of strided arrays rounds by where they happen to lie in memory.
+    return np.arctan2(
+        np.array(sine, np.float64, order="C"), np.array(cosine, np.float64, order="C")
+    )

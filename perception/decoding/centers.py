@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.boxes import Detections
+from ...datasets.geometry import angle_of
 from ...datasets.nuscenes.classes import ATTRIBUTES, attributes_of
 from ...kernels.grid import BEVGrid
 from ...kernels.threads import compiled_in_order
@@ -71,7 +72,7 @@ class CenterDecoder:
         # Bounded, so that an untrained network gives no infinite box: 5 cm to 55 m.
         size = np.exp(log_size.clip(-3, 4))
         height = height - size[:, 2:] / 2 if self.top else height
-        yaw = np.arctan2(heading[:, 0], heading[:, 1])
+        yaw = angle_of(heading[:, 0], heading[:, 1])
         if logits.shape[1]:
             attribute = self._attribute(label, logits)
         else:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.boxes import Detections
+from ...datasets.geometry import angle_of
 from ...kernels.grid import BEVGrid
 from .attributes import attribute_of_speed
 from .rows import detections_of, suppress
@@ -63,7 +64,7 @@ class QueryDecoder:
         # Bounded, so that an untrained network gives no infinite box: 5 cm to 55 m.
         edges = np.exp(size.astype(np.float64).clip(-3, 4))
         z = height[0].astype(np.float64) - (edges[2] / 2 if self.top else 0)
-        yaw = np.arctan2(heading[0].astype(np.float64), heading[1])
+        yaw = angle_of(heading[0], heading[1])
         attribute = attribute_of_speed(self.classes, label, velocity.T)
         rows = np.stack([x, y, z, *edges, yaw, *velocity, score, label, attribute], 1)
         rows = rows[np.argsort(-score, kind="stable")]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.boxes import Boxes3D
-from ...datasets.geometry import apply, inverse, quaternion_from_yaw
+from ...datasets.geometry import angle_of, apply, inverse, quaternion_from_yaw
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,6 @@ def upright_in_global(boxes: Boxes3D, global_from_source: NDArray) -> Boxes3D:
         boxes,
         center=apply(global_from_source, np.asarray(boxes.center, np.float64)),
         size=boxes.size * np.cbrt(abs(np.linalg.det(linear))),
-        yaw=np.arctan2(heading[:, 1], heading[:, 0]),
+        yaw=angle_of(heading[:, 1], heading[:, 0]),
         velocity=boxes.velocity @ back.T,
     )

@@ -50,3 +50,16 @@ def test_inverse_undoes_a_transform():
     points = np.random.default_rng(0).normal(size=(10, 3))
     moved = geometry.apply(matrix, points)
     np.testing.assert_allclose(geometry.apply(geometry.inverse(matrix), moved), points)
+
+
+def test_an_angle_has_the_same_bits_wherever_its_numbers_lie():
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(499, 17))
+    first = geometry.angle_of(rows[:, 8].copy(), rows[:, 9].copy())
+    assert abs(first - np.angle(rows[:, 9] + 1j * rows[:, 8])).max() < 1e-15
+    kept = []
+    for _ in range(500):
+        kept = [*kept[-20:], np.empty(random.integers(1, 3000))]  # moves what comes after
+        moved = rows.copy()
+        assert np.array_equal(geometry.angle_of(moved[:, 8], moved[:, 9]), first)
+    assert geometry.angle_of(np.array(0.0), np.array(-1.0)) == np.pi
