@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .boxes import Boxes3D
 from .camera_models import CameraModel
-from .occupancy import OccupancyLoader
+
+if TYPE_CHECKING:  # a frame itself is plain numpy; this brings numba
+    from .occupancy import OccupancyLoader
 
 
 class ImageLoader(Protocol):

@@ -19,6 +19,7 @@ VERBS = {
     "export": "a trained model as ONNX, checked against the original",
     "infer": "run an exported model on a dataset",
     "dump-frame": "what an exported model is given for a frame, as raw arrays",
+    "serve": "an exported model over HTTP",
     "robustness": "corrupted, lost and attacked sensors: one table, one report",
     "corrupt": "write a corrupted nuScenes folder",
     "import": "published checkpoints (MIT BEVFusion, mmdetection3d) to run folders",

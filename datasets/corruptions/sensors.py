@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..frame import Camera, Frame, LidarSweep
+from ..images import reduced
 from ..seeding import generator
 
 
@@ -139,10 +139,4 @@ class ChangedImage:
         image = self.context.camera.load()
         changed = self.step.corrupt(image, self.context)
         assert changed.shape == image.shape, changed.shape
-        if reduction > 1:
-            height, width = image.shape[:2]
-            edges = (0, -height % reduction, 0, -width % reduction)
-            changed = cv2.copyMakeBorder(changed, *edges, cv2.BORDER_REPLICATE)
-            size = (changed.shape[1] // reduction, changed.shape[0] // reduction)
-            changed = cv2.resize(changed, size, interpolation=cv2.INTER_AREA)
-        return np.asarray(changed, np.uint8)
+        return reduced(np.asarray(changed, np.uint8), reduction)
