@@ -129,6 +129,7 @@ def examine() -> list[Finding]:
             "nuscenes-devkit", "nuscenes", "evaluate --official", "official", "own metrics only"
         ),
         _package("matplotlib", "matplotlib", "reports", "view", "no reports"),
+        _package("starlette", "starlette", "bevstack serve", "serve", "no server"),
         _package(
             *("spconv", "spconv.pytorch", "sparse convolution: engine spconv, yardstick"),
             *("spconv", "not needed: sparse convolution is our own"),

@@ -10,6 +10,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     queue_size: int = 4,
+    max_streams: int = 16,
     max_message_mb: float = 64.0,
     upload_seconds: float = 30.0,
     shutdown_seconds: int = 30,
@@ -25,6 +26,7 @@ def serve(
         host: address to listen on; 0.0.0.0 for all of this machine's.
         port: port to listen on; 0 for any free one.
         queue_size: frames that may wait while one runs; more are refused (503, Retry-After).
+        max_streams: streams whose tracks and memory are kept; of more, the quietest is forgotten.
         max_message_mb: largest message, MB; larger ones are refused (413).
         upload_seconds: that a message may take to arrive.
         shutdown_seconds: that frames in progress may take after SIGTERM or Ctrl-C.
@@ -40,4 +42,5 @@ def serve(
         raise ValueError("max_message_mb, upload_seconds and shutdown_seconds must be positive")
     options = RuntimeOptions(tuple(providers or ("CPUExecutionProvider",)), threads)
     limits = ServerLimits(int(max_message_mb * 1e6), upload_seconds)
-    run(FrameApp(FrameService(export, options, queue_size), limits), host, port, shutdown_seconds)
+    service = FrameService(export, options, queue_size, max_streams)
+    run(FrameApp(service, limits), host, port, shutdown_seconds)

@@ -23,6 +23,7 @@ from .service import Answer, FrameService
 
 logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/vnd.safetensors"
+_LONGEST_STREAM = 128  # characters of its name
 _LONGEST_REASON = 500  # characters; a reason may quote what was sent
 
 
@@ -131,7 +132,8 @@ class FrameApp:
         return response
 
     async def _answer(self, request: Request) -> Answer:
-        tasks, service = self._tasks(request), self.service
+        stream, service = self._stream(request), self.service
+        tasks = self._tasks(request, stream)
         if int(request.headers.get("content-length", 0)) > self.limits.message_bytes:
             raise self._too_large()
         if not service.is_ready:
@@ -142,19 +144,32 @@ class FrameApp:
         try:
             body = await self._body(request)
             frame = unpack_frame(body, service.manifest.sensors.frame, self.limits.frame)
-            return await self._result(request, service.submit(frame, tasks))
+            return await self._result(request, service.submit(frame, tasks, stream))
         except MessageError as error:
             raise Refusal(400, "malformed", str(error), error.field) from error
         finally:
             service.leave()
 
-    def _tasks(self, request: Request) -> tuple[str, ...]:
-        """The tasks that are asked for; boxes alone by default."""
-        has = [task for task in TASKS if task in self.service.manifest.heads]
+    def _stream(self, request: Request) -> str | None:
+        stream = request.query_params.get("stream")
+        if stream is not None and not 0 < len(stream) <= _LONGEST_STREAM:
+            reason = f"a stream has a name of 1 to {_LONGEST_STREAM} characters"
+            raise Refusal(400, "malformed", reason, "stream")
+        return stream
+
+    def _tasks(self, request: Request, stream: str | None) -> tuple[str, ...]:
+        """The tasks that are asked for; by default boxes, and in a stream their tracks."""
+        manifest = self.service.manifest
+        has = [task for task in TASKS if task in manifest.heads]
+        if stream is not None and manifest.tracker is not None:
+            has.append("tracks")
         asked = request.query_params.get("tasks")
         if asked is None:
-            return ("detection",) if "detection" in has else tuple(has)
+            boxes = [task for task in ("detection", "tracks") if task in has]
+            return tuple(boxes or has)
         tasks = tuple(asked.split(","))
+        if "tracks" in tasks and stream is None:
+            raise Refusal(400, "malformed", "tracks need a stream; name one: stream=KEY", "tasks")
         if unknown := [task for task in tasks if task not in has]:
             reason = f"this model has no task {unknown[0]!r}; it has {', '.join(has)}"
             raise Refusal(400, "malformed", reason, "tasks")

@@ -62,25 +62,34 @@ class Client:
         self.timeout, self.patience = timeout, patience
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
 
-    def run(self, frame: Frame, tasks: tuple[str, ...] | None = None) -> Reply:
+    def run(
+        self, frame: Frame, tasks: tuple[str, ...] | None = None, stream: str | None = None
+    ) -> Reply:
         """What the model finds in a frame.
 
         Args:
             frame: images, points and calibration.
-            tasks: of ``detection``, ``map``, ``occupancy``; default: boxes alone.
+            tasks: of ``detection``, ``tracks``, ``map``, ``occupancy``; default: boxes, and their
+                tracks in a stream.
+            stream: a name of your own for frames of one vehicle, sent in order: tracks and a
+                model's memory go on from one to the next. None for a frame on its own.
 
         Raises:
             ServerError: if the server refuses the frame.
             OSError: if it cannot be reached.
         """
-        return unpack_reply(self.post(pack_frame(frame), tasks))
+        return unpack_reply(self.post(pack_frame(frame), tasks, stream))
 
-    def post(self, message: bytes, tasks: tuple[str, ...] | None = None) -> bytes:
+    def post(
+        self, message: bytes, tasks: tuple[str, ...] | None = None, stream: str | None = None
+    ) -> bytes:
         """The same for a message that is already made; see docs/serving.md."""
-        query = "?" + urlencode({"tasks": ",".join(tasks)}) if tasks is not None else ""
+        options = {"tasks": ",".join(tasks)} if tasks is not None else {}
+        options |= {"stream": stream} if stream is not None else {}
+        path = "/v1/frames" + ("?" + urlencode(options) if options else "")
         give_up = time.monotonic() + self.patience
         while True:
-            status, headers, body = self._request("POST", "/v1/frames" + query, message)
+            status, headers, body = self._request("POST", path, message)
             if status == 200:
                 return body
             error = _error(status, headers, body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from .messages import MessageError, pack, parse_json, unpack
 if TYPE_CHECKING:
     from ...datasets.frame import Frame
     from ..runtime import Manifest, Perception
+    from ..runtime.manifest import OccupancySpec
 
 FORMAT = "bevstack-reply-1"
-TASKS = ("detection", "map", "occupancy")
+TASKS = ("detection", "tracks", "map", "occupancy")
 _BOX_FIELDS = ("center", "size", "yaw", "velocity", "label")
 
 
@@ -54,6 +55,8 @@ class Reply:
     classes: tuple[str, ...]  # names of the boxes' labels
     attributes: tuple[str, ...]
     detections: Detections | None
+    tracks: Detections | None  # boxes that belong to a track; the score is the track's
+    track_ids: NDArray[np.int64] | None  # (M,) of those boxes, never used again within a stream
     map: MapLayers | None
     occupancy: Voxels | None
     seconds: dict[str, float] = field(default_factory=dict)  # in the server, by stage
@@ -76,15 +79,18 @@ def pack_reply(
         "attributes": [*ATTRIBUTES],
         "seconds": found.seconds,
     }
-    arrays = {"global_from_bev": found.global_from_bev}
+    arrays: dict[str, NDArray] = {"global_from_bev": found.global_from_bev}
     if found.detections is not None and "detection" in tasks:
         arrays |= _of_boxes("detection", found.detections)
+    if found.tracks is not None and "tracks" in tasks:
+        arrays |= _of_boxes("tracks", found.tracks.detections)
+        arrays["tracks.track"] = found.tracks.track
     if found.map is not None and "map" in tasks:
         spec = manifest.heads["map"]
         arrays["map.probability"] = found.map
         text["map"] = {"classes": [*spec.classes], "grid": asdict(spec.grid)}
     if found.occupancy is not None and "occupancy" in tasks:
-        spec = manifest.heads["occupancy"]
+        spec = cast("OccupancySpec", manifest.heads["occupancy"])
         arrays["occupancy.semantics"] = found.occupancy.semantics
         arrays["occupancy.probability"] = found.occupancy.probability
         text["occupancy"] = {
@@ -125,7 +131,8 @@ def _reply(arrays: dict[str, NDArray], text: dict[str, Any]) -> Reply:
     return Reply(
         *(text["token"], text["timestamp_us"], text["bev_frame"], arrays["global_from_bev"]),
         *(tuple(text["classes"]), tuple(text["attributes"])),
-        *(_boxes(arrays, "detection"), layers, voxels, text["seconds"]),
+        *(_boxes(arrays, "detection"), _boxes(arrays, "tracks"), arrays.get("tracks.track")),
+        *(layers, voxels, text["seconds"]),
     )
 
 

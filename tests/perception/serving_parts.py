@@ -50,10 +50,24 @@ def served(app: FrameApp) -> Iterator[str]:
         thread.join()
 
 
+WITHOUT_TORCH = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "onnx", "pytorch_lightning"):
+            raise ImportError(f"{name} must not be imported")
+
+sys.meta_path.insert(0, Blocker())
+from bevstack.perception.cli import main
+main(["serve", *sys.argv[1:]])
+"""
+
+
 @contextmanager
 def serving_process(export: Path, *options: str) -> Iterator[tuple[subprocess.Popen, str]]:
-    """``bevstack serve`` as a process of its own, and its address."""
-    command = [sys.executable, "-m", "bevstack.perception.cli", "serve", str(export), "--port", "0"]
+    """``bevstack serve`` as a process in which torch cannot be imported, and its address."""
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(export), "--port", "0"]
     process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
