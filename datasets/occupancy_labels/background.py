@@ -53,7 +53,7 @@ class NearbyLabels:
         rest = np.flatnonzero(~same)
         distance, nearest = self._tree.query(points[rest], distance_upper_bound=_NEARBY)
         near = np.isfinite(distance)
-        found[rest[near]] = self._label[nearest[near]]
+        found[rest[near]] = self._label[np.asarray(nearest)[near]]
         return found
 
 
