@@ -19,7 +19,7 @@ from ..tracking.scenes import timeline
 from ..visualize.bev import draw_bev
 from ..visualize.cameras import draw_cameras
 from ..visualize.curves import read_losses
-from ..visualize.occupancy import draw_occupancy
+from ..visualize.occupancy import Voxels, draw_occupancy
 from ..visualize.scene import key_points, truth_of
 from ..visualize.submission import detections_of
 from ..visualize.trails import trails_at
@@ -205,10 +205,12 @@ def _picture(model: Any, data: Any, dataset: Any, index: int) -> FramePicture:
 
 
 def _voxels(volume: Any) -> NDArray[np.uint8]:
-    return draw_occupancy(volume.semantics[0].cpu().numpy(), volume.grid, "occupancy, predicted")
+    voxels = Voxels(volume.semantics[0].cpu().numpy(), volume.grid)
+    return draw_occupancy(voxels, "occupancy, predicted")
 
 
 def _true_voxels(batch: Any, grid: Any) -> NDArray[np.uint8] | None:
     if batch.occupancy is None:
         return None
-    return draw_occupancy(batch.occupancy.semantics[0].numpy(), grid, "occupancy, truth")
+    voxels = Voxels(batch.occupancy.semantics[0].numpy(), grid)
+    return draw_occupancy(voxels, "occupancy, truth")

@@ -71,13 +71,16 @@ def tracks_in_global(
         samples: F numbers of samples.
         global_from_bev: F transforms (4, 4).
     """
-    upright = (
-        replace(t.detections, boxes=upright_in_global(t.detections.boxes, matrix))
-        for t, matrix in zip(tracked, global_from_bev, strict=True)
-    )
-    parts = [_in_global(found, i) for found, i in zip(upright, samples, strict=True)]
+    places = zip(tracked, global_from_bev, samples, strict=True)
+    parts = [boxes_in_global(found.detections, matrix, i) for found, matrix, i in places]
     numbers = [np.zeros(0, np.int64), *(t.track for t in tracked)]
     return TrackedBoxes(GlobalBoxes.concatenate(parts), np.concatenate(numbers))
+
+
+def boxes_in_global(found: Detections, global_from_bev: NDArray, sample: int) -> GlobalBoxes:
+    """Detections of one sample in its BEV frame as boxes in the global frame."""
+    upright = replace(found, boxes=upright_in_global(found.boxes, global_from_bev))
+    return _in_global(upright, sample)
 
 
 def _in_global(found: Detections, sample: int) -> GlobalBoxes:

@@ -111,6 +111,20 @@ def draw_bev(
     return canvas.finish()
 
 
+def map_picture(
+    layers: NDArray, grid: BEVGrid, size_px: int, theme: Theme = DARK
+) -> NDArray[np.uint8]:
+    """(H, W, 3) the map alone, forward up.
+
+    Args:
+        layers: (K, X, Y) probabilities or masks in the order of ``MAP_CLASSES``.
+        grid: where they lie; all of it is shown.
+        size_px: longer side of the picture.
+        theme: colours.
+    """
+    return _map_picture(BEVView(grid, size_px), layers, grid, theme)
+
+
 def _map_picture(view: BEVView, layers: NDArray, grid: BEVGrid, theme: Theme) -> NDArray[np.uint8]:
     """The map alone, one soft area over the other."""
     if layers.shape[1:] != grid.shape:

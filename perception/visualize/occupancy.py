@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.nuscenes.classes import FREE
+from ...datasets.occupancy import OccupancyLabels
 from ...kernels.numba_rays import first_hits
-from ...kernels.voxel_grid import VoxelGrid
+from ...kernels.voxel_grid import OCC3D_GRID, VoxelGrid
 from .canvas import Canvas
 from .style import DARK, OCCUPANCY_COLOURS, Theme
 
@@ -18,9 +22,27 @@ FACE_LIGHT = np.array([0.72, 0.86, 1.0])  # of faces across x, y and z
 SLICES = 4
 
 
+@dataclass(frozen=True)
+class Voxels:
+    """What fills every voxel of a frame's grid."""
+
+    semantics: NDArray[np.uint8]  # (X, Y, Z) classes, FREE where nothing is
+    grid: VoxelGrid  # x is ahead
+
+    def __post_init__(self) -> None:
+        if self.semantics.shape != self.grid.shape:
+            raise ValueError(f"the volume is {self.semantics.shape}, its grid {self.grid.shape}")
+
+    @staticmethod
+    def of(labels: OccupancyLabels) -> Voxels:
+        """Labels, or a prediction as such; in the vehicle's frame, whatever frame they are in."""
+        if not np.array_equal(labels.grid_from_ego, np.eye(4)):
+            labels = labels.on_grid(OCC3D_GRID, np.eye(4))
+        return Voxels(labels.semantics, labels.grid)
+
+
 def draw_occupancy(
-    semantics: NDArray[np.uint8],
-    grid: VoxelGrid,
+    voxels: Voxels,
     title: str = "",
     width: int = 960,
     theme: Theme = DARK,
@@ -28,8 +50,7 @@ def draw_occupancy(
     """Voxels on the left, slices of height on the right.
 
     Args:
-        semantics: (X, Y, Z) classes, FREE where nothing is.
-        grid: of the volume; x is ahead.
+        voxels: of one frame.
         title: written into the corner.
         width: pixels of the picture.
         theme: colours of the background and of the text.
@@ -37,14 +58,31 @@ def draw_occupancy(
     Returns:
         (H, width, 3) RGB.
     """
-    if semantics.shape != grid.shape:
-        raise ValueError(f"the volume is {semantics.shape}, its grid {grid.shape}")
     wide = width * 3 // 5
-    view = voxel_view(semantics, wide, theme)
-    slices = height_slices(semantics, grid, width - wide, len(view), theme)
+    view = voxel_view(voxels.semantics, wide, theme)
+    slices = height_slices(voxels.semantics, voxels.grid, width - wide, len(view), theme)
     canvas = Canvas(np.concatenate([view, slices], 1), scale=1)
     if title:
         canvas.text((10, 12), title, theme.text, 15, bold=True)
+    return canvas.finish()
+
+
+def draw_occupancy_square(
+    voxels: Voxels, title: str = "", size_px: int = 500, theme: Theme = DARK
+) -> Picture:
+    """(size_px, size_px, 3): voxels above, slices of height in a row below; as draw_occupancy."""
+    view = voxel_view(voxels.semantics, size_px, theme)
+    view = view[: size_px - size_px // SLICES]
+    row = np.full((size_px - len(view), size_px, 3), theme.surface, np.uint8)
+    edge = min(len(row), size_px // SLICES) - 8
+    canvas = Canvas(np.concatenate([view, row]), scale=1)
+    top = len(view) + (len(row) - edge) // 2
+    for number, (picture, name) in enumerate(_slices(voxels.semantics, voxels.grid, edge, theme)):
+        left = number * size_px // SLICES + 4
+        canvas.pixels[top : top + edge, left : left + edge] = picture
+        canvas.text((left + 4, top + 3), name, theme.text, 11)
+    if title:
+        canvas.text((10, 9), title, theme.text, 14, bold=True, pill=theme.background)
     return canvas.finish()
 
 
@@ -101,10 +139,20 @@ def height_slices(
 ) -> Picture:
     """(height, width, 3): from above, what is highest in each of four slices; ahead is up."""
     picture = np.full((height, width, 3), theme.surface, np.uint8)
-    layers = np.array_split(np.arange(grid.shape[2]), SLICES)
     edge = min(width // 2, height // 2) - 8
     canvas = Canvas(picture, scale=1)
-    for number, layer in enumerate(layers):
+    for number, (above, name) in enumerate(_slices(semantics, grid, edge, theme)):
+        top, left = (number // 2) * (height // 2) + 4, (number % 2) * (width // 2) + 4
+        canvas.pixels[top : top + edge, left : left + edge] = above
+        canvas.text((left + 6, top + 5), name, theme.text, 12)
+    return canvas.finish()
+
+
+def _slices(
+    semantics: NDArray[np.uint8], grid: VoxelGrid, edge: int, theme: Theme
+) -> Iterator[tuple[Picture, str]]:
+    """Each slice from above, (edge, edge, 3), with its heights."""
+    for layer in np.array_split(np.arange(grid.shape[2]), SLICES):
         part = semantics[:, :, layer]
         there = part != FREE
         highest = part.shape[2] - 1 - there[:, :, ::-1].argmax(2)
@@ -113,8 +161,5 @@ def height_slices(
         above = table[label][::-1, ::-1]  # rows from far to near, columns from left to right
         rows = np.linspace(0, len(above) - 1, edge).round().astype(int)
         columns = np.linspace(0, above.shape[1] - 1, edge).round().astype(int)
-        top, left = (number // 2) * (height // 2) + 4, (number % 2) * (width // 2) + 4
-        canvas.pixels[top : top + edge, left : left + edge] = above[rows][:, columns]
         low, high = (grid.z_range[0] + grid.voxel_size * n for n in (layer[0], layer[-1] + 1))
-        canvas.text((left + 6, top + 5), f"{low:.1f} to {high:.1f} m", theme.text, 12)
-    return canvas.finish()
+        yield above[rows][:, columns], f"{low:.1f} to {high:.1f} m"

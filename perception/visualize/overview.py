@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from ...datasets.boxes import Detections
 from ...datasets.frame import Frame
-from ...datasets.nuscenes.classes import DETECTION_CLASSES, MAP_CLASSES
+from ...datasets.nuscenes.classes import DETECTION_CLASSES, MAP_CLASSES, OCCUPANCY_CLASSES
 from ...kernels.grid import BEVGrid
 from .bev import draw_bev
 from .cameras import draw_cameras
 from .canvas import Canvas, text_size
+from .occupancy import Voxels, draw_occupancy_square
 from .scene import key_points, truth_of
-from .style import DARK, Theme, title_of
+from .style import DARK, OCCUPANCY_COLOURS, Theme, title_of
 from .trails import Trail
 
 GAP = 12
@@ -29,6 +30,7 @@ def draw_overview(
     map_probabilities: NDArray | None = None,
     map_masks: NDArray | None = None,
     *,
+    voxels: Voxels | None = None,
     trails: Sequence[Trail] = (),
     grid: BEVGrid,
     map_grid: BEVGrid | None = None,
@@ -44,6 +46,7 @@ def draw_overview(
         boxes: predictions in the BEV frame.
         map_probabilities: (K, X, Y) predicted map.
         map_masks: (K, X, Y) true map.
+        voxels: occupancy, drawn beside the views from above: predicted, or labels where nothing is.
         trails: the ways of tracked objects.
         grid: the region to show from above.
         map_grid: where the maps lie; None: on ``grid``.
@@ -58,13 +61,14 @@ def draw_overview(
     truth = truth_of(frame)
     predicted = boxes is not None or map_probabilities is not None
     inner = width - 2 * GAP
+    panels = 2 if voxels is None else 3
     cameras = draw_cameras(
         frame, boxes if predicted else truth, truth if predicted else None,
         trails=trails, tile_width=(inner - 8) // 3, min_score=min_score, theme=theme,
     )  # fmt: skip
     points = key_points(frame)
     common = {"grid": grid, "map_grid": map_grid, "bev_from_ego": frame.bev_from_ego}
-    common |= {"theme": theme, "min_score": min_score, "size_px": _panel_size(grid, inner)}
+    common |= {"theme": theme, "min_score": min_score, "size_px": _panel_size(grid, inner, panels)}
     if predicted:
         left = draw_bev(
             points, boxes, truth, map_probabilities, trails=trails, title="PREDICTION", **common
@@ -76,14 +80,23 @@ def draw_overview(
     else:
         left = draw_bev(points, colour_by="intensity", title="LIDAR INTENSITY", **common)
         right = draw_bev(points, truth, title="BOXES", **common)
+    views = [left, right]
+    if voxels is not None:
+        side = (inner - GAP * (panels - 1)) // panels
+        views.append(draw_occupancy_square(voxels, "OCCUPANCY", side, theme))
     has_map = map_probabilities is not None or map_masks is not None
     head = _headline(title or f"{frame.scene} · {frame.token}", inner, theme)
-    foot = draw_legend(inner, maps=has_map, truth=predicted, theme=theme)
-    return _stack([head, cameras, _side_by_side([left, right], inner, theme), foot], width, theme)
+    foot = draw_legend(inner, maps=has_map, voxels=voxels is not None, truth=predicted, theme=theme)
+    return _stack([head, cameras, _side_by_side(views, inner, theme), foot], width, theme)
 
 
 def draw_legend(
-    width: int, *, maps: bool = True, truth: bool = True, theme: Theme = DARK
+    width: int,
+    *,
+    maps: bool = True,
+    voxels: bool = False,
+    truth: bool = True,
+    theme: Theme = DARK,
 ) -> NDArray[np.uint8]:
     """What the colours mean, in as many rows as the width asks for."""
     entries = [
@@ -91,6 +104,12 @@ def draw_legend(
     ]
     if maps:
         entries += [(title_of(name), theme.maps[i], True) for i, name in enumerate(MAP_CLASSES)]
+    if voxels:
+        entries += [
+            (f"{title_of(name)} (voxels)", OCCUPANCY_COLOURS[i], True)
+            for i, name in enumerate(OCCUPANCY_CLASSES)
+            if name not in DETECTION_CLASSES
+        ]
     if truth:
         entries.append(("truth (dashed)", theme.truth, False))
     size, chip, row_height = 12, 12, 22
@@ -129,10 +148,10 @@ def encode_image(image: NDArray[np.uint8], suffix: str = ".jpg", quality: int = 
     return data.tobytes()
 
 
-def _panel_size(grid: BEVGrid, inner: int) -> int:
-    """Longer side of a view from above, so that two of them fill the width."""
+def _panel_size(grid: BEVGrid, inner: int, panels: int) -> int:
+    """Longer side of a view from above, so that so many panels fill the width."""
     length, breadth = np.ptp(grid.x_range), np.ptp(grid.y_range)
-    return int((inner - GAP) / 2 * max(length, breadth) / breadth)
+    return int((inner - GAP * (panels - 1)) / panels * max(length, breadth) / breadth)
 
 
 def _side_by_side(images: list[NDArray], width: int, theme: Theme) -> NDArray[np.uint8]:

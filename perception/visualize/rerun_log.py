@@ -13,12 +13,17 @@ from ...datasets.boxes import Boxes3D, Detections
 from ...datasets.camera_models import Pinhole
 from ...datasets.frame import Frame
 from ...datasets.geometry import inverse, quaternion_from_yaw
-from ...datasets.nuscenes.classes import DETECTION_CLASSES
+from ...datasets.nuscenes.classes import DETECTION_CLASSES, FREE
+from ...kernels.grid import BEVGrid
+from .bev import map_picture
+from .occupancy import Voxels
+from .outputs import Outputs
 from .scene import as_detections, confident, key_points, truth_of
-from .style import DARK, ramp, title_of
+from .style import DARK, OCCUPANCY_COLOURS, ramp, title_of
 from .trails import Trail
 
 VIEWER = "viewer"
+GROUND = -0.1  # metres, of maps: just below the points on the road
 
 
 class RerunLog:
@@ -54,15 +59,17 @@ class RerunLog:
     def log(
         self,
         frame: Frame,
-        boxes: Detections | None = None,
+        found: Outputs | None = None,
+        truth: Outputs | None = None,
         trails: Sequence[Trail] = (),
         min_score: float = 0.1,
     ) -> None:
         """Log one frame.
 
         Args:
-            frame: its annotations are logged as the truth.
-            boxes: predictions in the BEV frame.
+            frame: its annotations are logged as the true boxes.
+            found: predictions.
+            truth: the true map and voxels.
             trails: in the BEV frame.
             min_score: predictions with a lower score are left out.
         """
@@ -75,7 +82,14 @@ class RerunLog:
         self._points(frame)
         self._cameras(frame)
         self._boxes("world/ego/truth", as_detections(truth_of(frame)), DARK.truth)
+        boxes = found.boxes if found else None
         self._boxes("world/ego/prediction", confident(as_detections(boxes), min_score))
+        for name, outputs in (("prediction", found), ("truth", truth)):
+            if outputs is not None and outputs.map is not None and outputs.map_grid is not None:
+                self._map(f"world/ego/map/{name}", outputs.map, outputs.map_grid)
+            if outputs is not None and outputs.voxels is not None:
+                self._transform("world/ego/occupancy", frame.bev_from_ego)
+                self._voxels(f"world/ego/occupancy/{name}", outputs.voxels)
         strips = [trail.places for trail in trails]
         colours = [trail.colour for trail in trails]
         self.stream.log("world/ego/tracks", self.rr.LineStrips3D(strips, colors=colours, radii=0.1))
@@ -95,6 +109,31 @@ class RerunLog:
             colours = ramp((points[:, 2] + 0.5) / 3.5, DARK.points)
             cloud = self.rr.Points3D(points[:, :3], colors=colours, radii=0.04)
             self.stream.log("world/ego/lidar", cloud)
+
+    def _map(self, path: str, layers: NDArray, grid: BEVGrid) -> None:
+        """A picture that lies on the ground."""
+        pixels_per_cell = max(1, round(grid.cell_size / 0.2))
+        size_px = pixels_per_cell * max(grid.shape)
+        picture = map_picture(layers, grid, size_px)
+        (x0, x1), (y0, y1) = grid.x_range, grid.y_range
+        corners = [[x1, y1, GROUND], [x1, y0, GROUND], [x0, y0, GROUND], [x0, y1, GROUND]]
+        mesh = self.rr.Mesh3D(
+            vertex_positions=corners, vertex_texcoords=[[0, 0], [1, 0], [1, 1], [0, 1]],
+            triangle_indices=[[0, 1, 2], [0, 2, 3]], albedo_texture=picture,
+        )  # fmt: skip
+        self.stream.log(path, mesh)
+
+    def _voxels(self, path: str, voxels: Voxels) -> None:
+        """A small cube for every filled voxel, a little smaller, so that neighbours stand apart."""
+        cells = np.argwhere(voxels.semantics != FREE)
+        label = voxels.semantics[tuple(cells.T)]
+        cubes = self.rr.Boxes3D(
+            centers=voxels.grid.to_metres(cells + 0.5),
+            half_sizes=np.full((len(cells), 3), 0.48 * voxels.grid.voxel_size),
+            colors=np.array(OCCUPANCY_COLOURS, np.uint8)[label],
+            fill_mode="solid",
+        )
+        self.stream.log(path, cubes)
 
     def _cameras(self, frame: Frame) -> None:
         """Every camera with its own pose at its own time."""

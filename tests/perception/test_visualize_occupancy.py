@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
+from bevstack.datasets.geometry import apply, inverse, quaternion_from_yaw, transform
 from bevstack.datasets.nuscenes.classes import FREE, OCCUPANCY_CLASSES
+from bevstack.datasets.occupancy import OccupancyLabels
 from bevstack.kernels.voxel_grid import VoxelGrid
-from bevstack.perception.visualize.occupancy import draw_occupancy, height_slices, voxel_view
+from bevstack.perception.visualize.occupancy import (
+    Voxels,
+    draw_occupancy,
+    draw_occupancy_square,
+    height_slices,
+    voxel_view,
+)
 from bevstack.perception.visualize.style import DARK, OCCUPANCY_COLOURS
 
 GRID = VoxelGrid((-8, 8), (-8, 8), (-1, 2.2), 0.4)
@@ -53,6 +61,30 @@ def test_slices_show_what_is_at_their_height():
 def test_an_empty_volume_is_background_and_a_wrong_grid_is_refused():
     empty = np.full(GRID.shape, FREE, np.uint8)
     assert (voxel_view(empty, 100) == DARK.background).all()
-    assert draw_occupancy(empty, GRID, "truth", 400).shape[1:] == (400, 3)
+    assert draw_occupancy(Voxels(empty, GRID), "truth", 400).shape[1:] == (400, 3)
     with pytest.raises(ValueError, match="grid"):
-        draw_occupancy(empty[:-1], GRID)
+        Voxels(empty[:-1], GRID)
+
+
+def test_the_square_picture_holds_view_and_slices():
+    volume = np.full(GRID.shape, FREE, np.uint8)
+    volume[:, :, 7] = WALL  # in the highest of four slices, which is the last of the row
+    picture = draw_occupancy_square(Voxels(volume, GRID), "occupancy", 400)
+    assert picture.shape == (400, 400, 3)
+    shown = looks_like(picture, WALL)
+    assert shown[:270].mean() > 0.5
+    assert shown[310:, 310:390].mean() > 0.5
+    assert not shown[310:, :290].any()
+
+
+def test_voxels_of_another_frame_are_turned_into_the_vehicles():
+    """In LIDAR_TOP's frame, whose x is the vehicle's right, ahead is along y."""
+    grid = VoxelGrid((-40, 40), (-40, 40), (-5, 3), 0.4)
+    lidar_from_ego = inverse(transform(quaternion_from_yaw(-np.pi / 2), [0, 0, 1.8]))
+    semantics = np.full(grid.shape, FREE, np.uint8)
+    ahead = np.floor(grid.to_voxels(apply(lidar_from_ego, np.array([10.1, 0.1, 1.1])))).astype(int)
+    semantics[tuple(ahead)] = CAR
+    seen = np.ones_like(semantics)
+    voxels = Voxels.of(OccupancyLabels(semantics, seen, seen, grid, lidar_from_ego))
+    place = voxels.grid.to_metres(np.argwhere(voxels.semantics == CAR) + 0.5)
+    np.testing.assert_allclose(place.mean(0), [10.1, 0.1, 1.1], atol=0.4)

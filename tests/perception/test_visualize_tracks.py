@@ -8,6 +8,7 @@ import pytest
 from evaluation_tables import SPLIT, VERSION
 from tracking_tables import Moving, TrackedWorld
 
+from bevstack.datasets.frame import Frame
 from bevstack.datasets.nuscenes.index import build_index
 from bevstack.datasets.nuscenes.reader import NuScenesReader
 from bevstack.kernels.grid import BEVGrid
@@ -138,3 +139,34 @@ def test_rerun_gets_boxes_and_tracks_where_they_are_in_the_world(tracked_world, 
     box = last("/world/ego/prediction:PoseTranslation3D")[0]  # the box's, in the vehicle's frame
     np.testing.assert_allclose(box[:2], [320.0 - world.ego(0, 3)[0], 4.0], atol=1e-3)
     assert len(last("/world/ego/tracks:LineStrip3D")[0]) == 4
+
+
+def test_rerun_gets_voxels_and_the_map_in_the_vehicles_frame(tmp_path):
+    rerun = pytest.importorskip("rerun")
+    from bevstack.datasets.nuscenes.classes import FREE, MAP_CLASSES
+    from bevstack.kernels.voxel_grid import OCC3D_GRID
+    from bevstack.perception.visualize.occupancy import Voxels
+    from bevstack.perception.visualize.outputs import Outputs
+    from bevstack.perception.visualize.rerun_log import RerunLog
+
+    semantics = np.full(OCC3D_GRID.shape, FREE, np.uint8)
+    semantics[150, 120, 4] = 4
+    layers = np.zeros((len(MAP_CLASSES), *GRID.shape), np.float32)
+    found = Outputs(map=layers, map_grid=GRID, voxels=Voxels(semantics, OCC3D_GRID))
+    empty = Frame("k0", "scene-0", "nowhere", 10**15, np.eye(4), (), (), None)
+    target = tmp_path / "frame.rrd"
+    log = RerunLog(str(target))
+    log.log(empty, found)
+    log.close()
+    recording = rerun.dataframe.load_recording(target)
+    table = recording.view(index="time", contents="world/ego/**").select().read_all().to_pandas()
+
+    def only(name):
+        (column,) = (c for c in table.columns if name in c)
+        return table[column].iloc[-1]
+
+    (center,) = only("/world/ego/occupancy/prediction:PoseTranslation3D")
+    np.testing.assert_allclose(center, [20.2, 8.2, 0.8], atol=1e-5)
+    corners = np.stack(only("/world/ego/map/prediction:Position3D"))
+    assert corners[:, :2].min(0).tolist() == [-20, -15]
+    assert corners[:, :2].max(0).tolist() == [40, 15]
