@@ -175,15 +175,16 @@ class FusionModel(nn.Module):
         past: Past | None = None,
     ) -> dict[str, Any]:
         """As :meth:`fuse`, from the fused map (B, C, X, Y), which is what the memory keeps."""
+        hints: dict[str, Tensor] = {}  # for detection, beside the map
         if self.memory is not None:
-            fused = self.memory(fused, past or Past.nothing(fused, self.memory.moments))
+            past = past or Past.nothing(fused, self.memory.moments)
+            fused, hints["motion"] = self.memory(fused, past)
         bev = self.backbone(fused)
         maps = dict.fromkeys(self.heads, bev) if split is None else split(bev)
-        evidence: dict[str, Tensor] = {}
         if self.class_evidence is not None and self.camera is not None and camera is not None:
-            evidence["detection"] = self.class_evidence(self.camera.painted_classes(camera))
+            hints["evidence"] = self.class_evidence(self.camera.painted_classes(camera))
         return {
-            task: head(maps[task], evidence[task]) if task in evidence else head(maps[task])
+            task: head(maps[task], **hints) if task == "detection" else head(maps[task])
             for task, head in self.heads.items()
         }
 

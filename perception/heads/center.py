@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 import torch
@@ -117,12 +118,15 @@ class CenterHead(nn.Module):
         }.items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, bev: Tensor, evidence: Tensor | None = None) -> CenterOutput:
+    def forward(
+        self, bev: Tensor, evidence: Tensor | None = None, motion: Tensor | None = None
+    ) -> CenterOutput:
         """Predict on every cell of the map (B, in_channels, X, Y).
 
         Args:
             bev: the map.
             evidence: (B, K, X, Y) is added to the heat-map's logits.
+            motion: (B, 2, X, Y) is added to the velocity, m/s.
         """
         shared = self.shared(bev)
         heatmap = torch.cat([branch(shared) for branch in self.heatmap], 1)
@@ -130,6 +134,10 @@ class CenterHead(nn.Module):
             heatmap = heatmap[:, self.channel_of_class]
         heatmap = heatmap if evidence is None else heatmap + evidence
         regression = torch.stack([branch(shared) for branch in self.regression], 1)
+        if motion is not None:
+            before = sum(self.widths[name] for name in takewhile("velocity".__ne__, self.widths))
+            after = regression.shape[2] - before - motion.shape[1]
+            regression = regression + F.pad(motion, (0, 0, 0, 0, before, after))[:, None]
         return CenterOutput(heatmap, regression)
 
     def loss(self, output: CenterOutput, batch: Batch) -> dict[str, Tensor]:

@@ -133,12 +133,15 @@ class TransFusionHead(nn.Module):
         self.register_buffer("single_cell", single, persistent=False)
         self.register_buffer("cell_centers", _cell_centers(grid), persistent=False)
 
-    def forward(self, bev: Tensor, evidence: Tensor | None = None) -> TransFusionOutput:
+    def forward(
+        self, bev: Tensor, evidence: Tensor | None = None, motion: Tensor | None = None
+    ) -> TransFusionOutput:
         """Predict from the map (B, in_channels, X, Y).
 
         Args:
             bev: the map.
             evidence: (B, K, X, Y) is added to the heat-map's logits, before queries are chosen.
+            motion: (B, 2, X, Y) is added to the velocity of the query at a cell, m/s.
         """
         shared = self.shared(bev)
         heatmap = self.heatmap(shared)
@@ -165,6 +168,9 @@ class TransFusionHead(nn.Module):
             for name, start in zip((*PREDICTED, "logits"), starts, strict=True):
                 predicted[name] = predicted[name] + start
         predicted["center"] = predicted["center"].float() + position.transpose(-1, -2)
+        if motion is not None:
+            at_query = motion.flatten(2).gather(2, cell[:, None].expand(-1, 2, -1))
+            predicted["velocity"] = predicted["velocity"] + at_query
         return TransFusionOutput(heatmap, label, best.values, **predicted, proposals=proposals)
 
     def boxes(self, output: TransFusionOutput) -> Tensor:

@@ -13,7 +13,18 @@ from bevstack.datasets.augment import BEVAugmentation
 from bevstack.datasets.batch import collate
 from bevstack.datasets.sampling import Clips, EpochSampler, InOrder, Shuffled
 from bevstack.kernels.grid import BEVGrid
-from bevstack.perception.memory import BEVMemory, Moments, Past, Stream, recall, warp
+from bevstack.perception.heads import CenterHead, TransFusionHead
+from bevstack.perception.memory import (
+    BEVMemory,
+    Moments,
+    MotionMatch,
+    Past,
+    Stream,
+    correlation,
+    patch_correlation,
+    recall,
+    warp,
+)
 from bevstack.perception.memory.warp import relative_transform
 
 from model_parts import GRID, fingerprint, make_batch, make_model  # isort: skip
@@ -151,7 +162,9 @@ def model():
     torch.manual_seed(0)
     model = make_model()
     model.memory = BEVMemory(16, GRID, moments=2, width=8)
-    with torch.no_grad():  # normalisation that is not the identity
+    with torch.no_grad():
+        # What is merged begins at nothing, and normalisation at the identity.
+        torch.nn.init.normal_(model.memory.merge[-1].weight, std=0.1)
         model(make_clip(3))
     return model.eval()
 
@@ -233,30 +246,101 @@ def test_a_step_on_a_clip_trains_the_memory_through_the_earlier_frame(model):
     assert any(gradient.abs().sum() > 0 for gradient in gradients)
 
 
-def test_memory_learns_velocity_that_one_moment_does_not_show():
-    # A dot somewhere; the past has it displaced. Only the displacement tells its velocity.
+@torch.no_grad()
+def test_a_new_memory_leaves_the_map_as_it_is():
+    fused, memory = torch.randn(2, 4, *GRID.shape), BEVMemory(4, GRID).eval()
+    past = replace(Past.nothing(fused, 1), map=torch.randn(2, 1, 4, *GRID.shape))
+    past = replace(past, valid=torch.tensor([[True], [False]]), age=torch.full((2, 1), 0.5))
+    merged, velocity = memory(fused, past)
+    assert torch.equal(merged, fused)
+    assert velocity[0].any()
+    assert not velocity[1].any()
+
+
+# --- Motion ---------------------------------------------------------------------------------------
+
+
+def test_correlation_is_the_products_with_displaced_cells():
+    now, past = torch.randn(2, 1, 3, 6, 5, dtype=torch.float64).unbind()
+    found = correlation(now, past, 2).view(5, 5, 6, 5)
+    for di, dj, i, j in np.ndindex(5, 5, 6, 5):
+        at = i - (di - 2), j - (dj - 2)
+        inside = 0 <= at[0] < 6 and 0 <= at[1] < 5
+        expected = now[0, :, i, j] @ past[0, :, *at] if inside else 0.0
+        assert float(found[di, dj, i, j]) == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_patches_are_compared_by_normalized_cross_correlation():
+    now, past = torch.randn(2, 1, 3, 7, 7, dtype=torch.float64).unbind()
+    found = patch_correlation(now, past, 1).view(3, 3, 7, 7)
+    for di, dj in np.ndindex(3, 3):
+        a, b = now[0, :, 2:5, 2:5], past[0, :, 3 - di : 6 - di, 3 - dj : 6 - dj]
+        expected = (a * b).sum() / (a.norm() * b.norm())
+        assert float(found[di, dj, 3, 3]) == pytest.approx(float(expected), abs=1e-3)
+
+
+@pytest.mark.parametrize("cells", [(0, 0), (2, -4), (-6, 8)])
+@torch.no_grad()
+def test_what_moved_is_found_again_without_training(cells):
     torch.manual_seed(0)
-    grid = BEVGrid((-8, 8), (-8, 8), 1.0)
-    memory = BEVMemory(4, grid, moments=1, width=16)
-    head = torch.nn.Conv2d(4, 1, 3, padding=1)
-    parameters = [*memory.parameters(), *head.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=1e-2)
-    random, losses = torch.Generator().manual_seed(1), []
-    for _ in range(150):
-        at = torch.randint(4, 12, (16, 2), generator=random)
-        speed = torch.randint(-2, 3, (16,), generator=random)
-        now, before, rows = torch.zeros(16, 4, 16, 16), torch.zeros(16, 4, 16, 16), torch.arange(16)
-        now[rows, 0, at[:, 0], at[:, 1]] = 3.0
-        before[rows, 0, at[:, 0] - speed, at[:, 1]] = 3.0
-        past = replace(Past.nothing(now, 1), map=before[:, None], age=torch.full((16, 1), 0.5))
-        past = replace(past, valid=torch.ones(16, 1, dtype=torch.bool))
-        found = head(memory(now, past))[rows, 0, at[:, 0], at[:, 1]]
-        loss = (found - speed).abs().mean()
+    match, past = MotionMatch(16, GRID), torch.randn(1, 16, *GRID.shape)
+    velocity, weight = match(past.roll(cells, (2, 3)), past, torch.tensor([0.5]))
+    inner = velocity[0, :, 5:-5, 5:-5]  # roll comes in again at the other end
+    expected = torch.tensor(cells).view(2, 1, 1) * GRID.cell_size / 0.5
+    torch.testing.assert_close(inner, expected.expand_as(inner), rtol=0, atol=0.05)
+    assert torch.allclose(weight.sum(1), torch.ones(()), atol=1e-5)
+    slower, _ = match(past.roll(cells, (2, 3)), past, torch.tensor([1.0]))
+    torch.testing.assert_close(slower, velocity / 2)
+
+
+def test_matching_learns_what_to_look_for():
+    # A dot somewhere among noise; only where it was before tells its velocity.
+    torch.manual_seed(0)
+    match = MotionMatch(4, BEVGrid((-16, 16), (-16, 16), 1.0))
+    optimizer = torch.optim.Adam(match.parameters(), lr=1e-2)
+    random, losses, speeds = torch.Generator().manual_seed(1), [], []
+    for _ in range(60):
+        at = torch.randint(10, 22, (8, 2), generator=random)
+        moved = torch.randint(-6, 7, (8,), generator=random)
+        now, before = 0.5 * torch.randn(2, 8, 4, 32, 32, generator=random)
+        rows = torch.arange(8)
+        now[rows, 0, at[:, 0], at[:, 1]] = 6.0
+        before[rows, 0, at[:, 0] - moved, at[:, 1]] = 6.0
+        found = match(now, before, torch.full((8,), 0.5))[0][rows, :, at[:, 0] // 2, at[:, 1] // 2]
+        loss = (found[:, 0] - moved / 0.5).abs().mean() + found[:, 1].abs().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+        speeds.append(float(moved.abs().float().mean()) / 0.5)
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(speeds)
+
+
+@torch.no_grad()
+def test_motion_is_added_to_the_velocity_that_a_centre_head_regresses():
+    head = CenterHead(8, GRID).eval()
+    bev, motion = torch.randn(2, 8, *GRID.shape), torch.randn(2, 2, *GRID.shape)
+    without, told = head(bev), head(bev, motion=motion)
+    added = dict(zip(head.widths, (told.regression - without.regression).split(
+        [*head.widths.values()], 2)))  # fmt: skip
+    torch.testing.assert_close(added.pop("velocity")[:, 0], motion, rtol=1e-4, atol=1e-5)
+    assert not any(difference.any() for difference in added.values())
+    assert torch.equal(told.heatmap, without.heatmap)
+
+
+@torch.no_grad()
+def test_motion_is_added_to_the_velocity_of_the_query_at_its_cell():
+    head = TransFusionHead(8, GRID, channels=16, num_queries=20, num_heads=2).eval()
+    [*head.prediction["center"].children()][-1].weight.zero_()
+    [*head.prediction["center"].children()][-1].bias.zero_()
+    bev, motion = torch.randn(2, 8, *GRID.shape), torch.randn(2, 2, *GRID.shape)
+    without, told = head(bev), head(bev, motion=motion)
+    cell = head.cell_centers[0]
+    for sample in range(2):
+        at = (without.center[sample].T[:, None] - cell).norm(dim=-1).argmin(1)
+        expected = motion[sample].flatten(1)[:, at]
+        torch.testing.assert_close((told.velocity - without.velocity)[sample], expected)
+    assert torch.equal(told.center, without.center)
 
 
 # --- Clips ----------------------------------------------------------------------------------------
@@ -300,3 +384,5 @@ def test_augmentation_that_differs_within_a_clip_is_undone_by_the_warp():
 def test_options_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"memory\.moments"):
         partial(BEVMemory, moments=0)(8, GRID)
+    with pytest.raises(ValueError, match="multiples of 2"):
+        BEVMemory(8, BEVGrid((0, 5), (0, 5), 1.0))
