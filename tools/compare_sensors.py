@@ -13,16 +13,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "configs/tiny/fusion.yaml"
-OVERLAYS = {  # each is laid over the fusion config
-    "camera + LiDAR": None,
-    "LiDAR only": "configs/tiny/lidar_only.yaml",
-    "camera only": "configs/tiny/camera_only.yaml",
+OVERLAYS = {  # they are laid over the fusion config
+    "camera + LiDAR": (),
+    "LiDAR only": ("configs/tiny/lidar_only.yaml",),
+    "camera only": ("configs/tiny/camera_only.yaml",),
 }
 
 
@@ -33,17 +34,26 @@ def run(*arguments: object) -> None:
     subprocess.run(command, cwd=ROOT, check=True)
 
 
-def train_and_evaluate(overlay: str | None, options: argparse.Namespace, folder: Path) -> dict:
-    """Train one sensor set and give its metrics; those of a finished training are kept."""
+def train_and_evaluate(
+    overlays: Sequence[str], options: argparse.Namespace, folder: Path, *more: object
+) -> dict:
+    """Train and give the metrics; those of a finished training are kept.
+
+    Args:
+        overlays: configs laid over the fusion config.
+        options: root, version and steps.
+        folder: the run folder.
+        more: further options of ``bevstack train``.
+    """
     metrics = folder / "evaluation" / "metrics.json"
     if metrics.exists() and finished(folder, options.steps):
         print(f"{folder}: finished before, kept", flush=True)
         return json.loads(metrics.read_text())
     shutil.rmtree(folder, ignore_errors=True)
-    configs = ["--config", BASE, *(["--config", overlay] if overlay else [])]
+    configs = [part for path in (BASE, *overlays) for part in ("--config", path)]
     run("train", *configs, "--data.root", options.root, "--data.version", options.version,
         "--training.max_seconds", "null", "--training.max_steps", options.steps,
-        "--run_folder", folder)  # fmt: skip
+        "--run_folder", folder, *more)  # fmt: skip
     run("evaluate", folder)
     return json.loads(metrics.read_text())
 
@@ -76,9 +86,9 @@ def main() -> None:
     options = parser.parse_args()
     results = {
         name: train_and_evaluate(
-            overlay, options, ROOT / "runs" / "sensors" / name.replace(" ", "")
+            overlays, options, ROOT / "runs" / "sensors" / name.replace(" ", "")
         )
-        for name, overlay in OVERLAYS.items()
+        for name, overlays in OVERLAYS.items()
     }
     origin = provenance(f"python tools/compare_sensors.py --steps {options.steps}")
     options.out.mkdir(parents=True, exist_ok=True)

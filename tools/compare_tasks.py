@@ -18,11 +18,11 @@ from compare_sensors import train_and_evaluate
 from provenance import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
-OVERLAYS = {  # each is laid over the fusion config
-    "all tasks": None,
-    "detection alone": "configs/tiny/detection.yaml",
-    "map alone": "configs/tiny/map.yaml",
-    "occupancy alone": "configs/tiny/occupancy.yaml",
+OVERLAYS = {  # they are laid over the fusion config
+    "all tasks": (),
+    "detection alone": ("configs/tiny/detection.yaml",),
+    "map alone": ("configs/tiny/map.yaml",),
+    "occupancy alone": ("configs/tiny/occupancy.yaml",),
 }
 METRICS = {  # heading -> where it stands in metrics.json
     "mAP": ("detection", "mAP"),
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     options = parser.parse_args()
     results = {
-        name: train_and_evaluate(overlay, options, ROOT / "runs" / "tasks" / name.replace(" ", ""))
-        for name, overlay in OVERLAYS.items()
+        name: train_and_evaluate(overlays, options, ROOT / "runs" / "tasks" / name.replace(" ", ""))
+        for name, overlays in OVERLAYS.items()
     }
     origin = provenance(f"python tools/compare_tasks.py --steps {options.steps}")
     options.out.mkdir(parents=True, exist_ok=True)

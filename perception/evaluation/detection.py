@@ -24,6 +24,7 @@ THRESHOLDS = (0.5, 1.0, 2.0, 4.0)  # metres between centres on the ground
 ERROR_THRESHOLD = 2.0  # the one at which the errors are taken
 RANGES = ((0.0, 20.0), (20.0, 30.0), (30.0, 40.0), (40.0, 50.0))  # metres from the vehicle
 MEAN_AP_WEIGHT = 5
+MOVING = 0.5  # m/s: above it an object moves
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class DetectionMetrics:
     label_aps: dict[str, dict[float, float]]  # class -> threshold -> AP
     label_tp_errors: dict[str, dict[str, float]]  # class -> error; NaN where it has no meaning
     range_aps: tuple[RangeMetrics, ...]
+    moving_vel_errors: dict[str, float]  # class -> vel_err of moving objects; NaN without any
     num_truth: dict[str, int]  # class -> ground-truth boxes that count
     num_predictions: dict[str, int]  # class -> predicted boxes that count
 
@@ -74,6 +76,14 @@ class DetectionMetrics:
     def tp_errors(self) -> dict[str, float]:
         """mATE, mASE, mAOE, mAVE, mAAE by the devkit's names."""
         return _mean_errors(self.label_tp_errors)
+
+    @property
+    def moving_vel_err(self) -> float:
+        """mAVE of objects that move, over the classes that have any; NaN if none has.
+
+        The devkit's mAVE counts what is parked too, whose velocity is no riddle.
+        """
+        return _mean_of_known(self.moving_vel_errors.values())
 
     @property
     def tp_scores(self) -> dict[str, float]:
@@ -99,6 +109,8 @@ class DetectionMetrics:
                 for name, errors in self.label_tp_errors.items()
             },
             "tp_errors": self.tp_errors,
+            "moving_vel_err": _or_none(self.moving_vel_err),
+            "moving_vel_errors": {n: _or_none(e) for n, e in self.moving_vel_errors.items()},
             "tp_scores": self.tp_scores,
             "nd_score": self.nd_score,
             "range_aps": [
@@ -139,6 +151,7 @@ def evaluate_detections(predictions: GlobalBoxes, truth: GroundTruth) -> Detecti
         },
         label_tp_errors=_label_errors(matched, per_class, predictions, boxes),
         range_aps=_range_aps(predictions, boxes, truth),
+        moving_vel_errors=_moving_vel_errors(matched, per_class, predictions, boxes),
         num_truth=_count(boxes.label),
         num_predictions=_count(predictions.label),
     )
@@ -170,6 +183,26 @@ def _label_errors(
             else math.nan
             for error in ERRORS
         }
+    return table
+
+
+def _moving_vel_errors(
+    matched: NDArray, per_class: list[NDArray], predictions: GlobalBoxes, boxes: GlobalBoxes
+) -> dict[str, float]:
+    """As vel_err, were there no other objects than those that move, nor boxes that find others."""
+    found = matched[THRESHOLDS.index(ERROR_THRESHOLD)]
+    moves = np.linalg.norm(boxes.velocity, axis=1) > MOVING  # not, where it is unknown
+    table = {}
+    for k, name in enumerate(DETECTION_CLASSES):
+        count = int((moves & (boxes.label == k)).sum())
+        mine = np.flatnonzero(per_class[k])
+        mine = mine[(found[mine] < 0) | moves[found[mine]]]
+        hit, score = found[mine] >= 0, predictions.score[mine]
+        pairs = mine[hit]
+        change = predictions.velocity[pairs] - boxes.velocity[found[pairs]]
+        error = np.linalg.norm(change, axis=1)
+        known = count > 0 and is_defined(name, "vel_err")
+        table[name] = mean_error(hit, score, error, count) if known else math.nan
     return table
 
 

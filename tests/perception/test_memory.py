@@ -293,6 +293,7 @@ def test_what_moved_is_found_again_without_training(cells):
     torch.testing.assert_close(slower, velocity / 2)
 
 
+@pytest.mark.slow
 def test_matching_learns_what_to_look_for():
     # A dot somewhere among noise; only where it was before tells its velocity.
     torch.manual_seed(0)

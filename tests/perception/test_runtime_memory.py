@@ -50,7 +50,9 @@ def exported(tmp_path_factory):
     model = make_model()
     model.memory = BEVMemory(16, GRID, moments=2, width=8)
     moments = frames()
-    with torch.no_grad():  # normalisation that is not the identity
+    with torch.no_grad():
+        # What is merged begins at nothing, and normalisation at the identity.
+        torch.nn.init.normal_(model.memory.merge[-1].weight, std=0.1)
         for first, second in pairwise(moments[:3]):
             state = model.train().step(first, None)[1]
             model.step(second, state)
