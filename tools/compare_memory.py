@@ -86,9 +86,7 @@ def occluded_figures(submission: Path, truth: Truth) -> Figures:
     for k in np.unique(wanted.label[hidden]):
         count = int((hidden & (wanted.label == k)).sum())
         rows = matched[:, found.label == k]
-        precisions += [
-            average_precision(row[(row < 0) | hidden[row]] >= 0, count) for row in rows
-        ]
+        precisions += [average_precision(row[(row < 0) | hidden[row]] >= 0, count) for row in rows]
         hit = rows[THRESHOLDS.index(ERROR_THRESHOLD)]
         recalls.append(hidden[hit[hit >= 0]].sum() / count)
     return {"occluded_AP": float(np.mean(precisions)), "occluded_recall": float(np.mean(recalls))}

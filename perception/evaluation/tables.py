@@ -23,6 +23,7 @@ ERROR_HEADINGS = {
     "vel_err": "AVE m/s",
     "attr_err": "AAE",
 }
+MOVING_HEADING = "AVE moving"
 TRACKING_HEADINGS = {
     "amotp": "AMOTP m", "motp": "MOTP m", "tid": "TID s", "lgd": "LGD s",
 }  # fmt: skip
@@ -32,7 +33,7 @@ Row = list[str | float | int]
 def detection_tables(metrics: DetectionMetrics) -> list[Table]:
     """Per class AP, errors, and AP by distance; each fits a terminal of 80 columns."""
     head, rows = detection_rows(metrics)
-    first_error = len(head) - len(ERROR_HEADINGS)
+    first_error = head.index(next(iter(ERROR_HEADINGS.values())))
     title = f"Detection: mAP {metrics.mean_ap:.4f}, NDS {metrics.nd_score:.4f}"
     return [
         _table(title, head[:first_error], [row[:first_error] for row in rows]),
@@ -91,7 +92,8 @@ def tracking_rows(metrics: TrackingMetrics) -> tuple[list[str], list[Row]]:
 def detection_rows(metrics: DetectionMetrics) -> tuple[list[str], list[Row]]:
     """Heading, a row per class, and the means (with NaN where a figure has no meaning)."""
     thresholds = list(next(iter(metrics.label_aps.values())))
-    head = ["class", "boxes", "AP", *(f"AP {t:g} m" for t in thresholds), *ERROR_HEADINGS.values()]
+    head = ["class", "boxes", "AP", *(f"AP {t:g} m" for t in thresholds)]
+    head += [*ERROR_HEADINGS.values(), MOVING_HEADING]
     rows: list[Row] = [
         [
             name,
@@ -99,11 +101,12 @@ def detection_rows(metrics: DetectionMetrics) -> tuple[list[str], list[Row]]:
             metrics.mean_dist_aps[name],
             *aps.values(),
             *(metrics.label_tp_errors[name][error] for error in ERRORS),
+            metrics.moving_vel_errors[name],
         ]
         for name, aps in metrics.label_aps.items()
     ]
     by_threshold = [_mean(aps[t] for aps in metrics.label_aps.values()) for t in thresholds]
-    errors = [metrics.tp_errors[error] for error in ERRORS]
+    errors = [*(metrics.tp_errors[error] for error in ERRORS), metrics.moving_vel_err]
     boxes = sum(metrics.num_truth.values())
     rows.append(["mean", boxes, metrics.mean_ap, *by_threshold, *errors])
     return head, rows

@@ -6,4 +6,14 @@ from .motion_match import MotionMatch, correlation, patch_correlation
 from .stream import Stream
 from .warp import warp
 
-__all__ = ["BEVMemory", "Moments", "MotionMatch", "Past", "Stream", "correlation", "patch_correlation", "recall", "warp"]
+__all__ = [
+    "BEVMemory",
+    "Moments",
+    "MotionMatch",
+    "Past",
+    "Stream",
+    "correlation",
+    "patch_correlation",
+    "recall",
+    "warp",
+]

@@ -306,3 +306,41 @@ def test_nds_of_a_band_is_that_of_a_data_set_with_nothing_else_in_it(tmp_path):
     assert [scores[0], scores[3]] == pytest.approx([by_hand / 10] * 2)
     assert math.isnan(scores[1])
     assert math.isnan(scores[2])
+
+
+def test_velocity_error_of_moving_objects_is_that_of_a_data_set_with_no_others(tmp_path):
+    cars = [
+        Annotation([6.0 * i - 20, 8.0, 1.0], velocity=(2.0 * (i % 2), 0.0), attribute="")
+        for i in range(7)
+    ]
+    sides = [np.random.default_rng(i).uniform(-1, 1, 2) for i in range(7)]
+
+    def measured(folder, chosen):
+        data = TinyDataset(folder, one(*(cars[i] for i in chosen)))
+        token, sample = data.tokens[0], data.samples[0]
+        found = [
+            sample.box(
+                token,
+                cars[i],
+                detection_score=0.9 - 0.1 * i,
+                velocity=[*(sides[i] + cars[i].velocity)],
+            )
+            for i in chosen
+        ]
+        # And one that finds nothing.
+        found.append(
+            sample.box(token, cars[0], detection_score=0.75, translation=[0.0, -20.0, 1.0])
+        )
+        submission = data.submit({token: found})
+        return evaluate_detections(read_submission(submission, data.tokens), data.truth())
+
+    everything, moving = (
+        measured(tmp_path / "all", range(7)),
+        measured(tmp_path / "moving", (1, 3, 5)),
+    )
+    error = moving.label_tp_errors["car"]["vel_err"]
+    assert everything.moving_vel_errors["car"] == pytest.approx(error)
+    assert everything.label_tp_errors["car"]["vel_err"] != pytest.approx(error)
+    assert math.isnan(everything.moving_vel_errors["truck"])
+    assert everything.moving_vel_err == pytest.approx(error)
+    assert everything.to_json()["moving_vel_errors"]["barrier"] is None

@@ -246,6 +246,7 @@ def test_sections_are_made_from_metrics():
         {"car": {0.5: 0.1, 1.0: 0.2, 2.0: 0.3, 4.0: 0.4}},
         {"car": dict(zip(errors, (0.5, 0.4, 0.3, NAN, 0.1)))},
         (RangeMetrics(0, 20, {"car": 0.33}, {}), RangeMetrics(20, 50, {"car": NAN}, {})),
+        {"car": NAN},
         {"car": 7},
         {"car": 9},
     )
