@@ -87,28 +87,26 @@ def voxelize_points(
         cell_of[inside] = number.reshape(-1)
         deal = _Deal(len(points), len(occupied), num_threads)
         deal.by_chunk(_count, cell_of, deal.edges, deal.shift, deal.sizes)
-        cells[:] = 0  # those of no voxel are looked up as well
-    tiles = deal.place(cell_of, records)
-    num_voxels = np.zeros(len(tiles.first) - 1, np.int64)
-    _over_tiles(_number, tiles, num_threads, cells, num_voxels)
-    if occupied is not None and len(occupied):
-        cells = occupied[cells]
+    tiles, num_voxels = deal.number(cell_of, records, cells)
+    if max_voxels is not None and num_voxels.sum() > max_voxels:  # or a sample may have too many
+        slot_of = np.full(len(points), -1, np.int64)
+        _over_tiles(_find_slots, tiles, num_threads, slot_of)
+        _drop_later_voxels(slot_of, batch_index, batch_size, max_voxels, cell_of)
+        deal.sizes[:] = 0
+        deal.by_chunk(_count, cell_of, deal.edges, deal.shift, deal.sizes)
+        tiles, num_voxels = deal.number(cell_of, records, cells)
 
-    total, rows = int(num_voxels.sum()), None
-    most = len(points) + 1  # more than there can be
-    if max_points is not None or max_voxels is not None:
-        rows = np.full(len(tiles.records), -1, np.int64)
-        _over_tiles(_find_first_points, tiles, num_threads, rows, cell_of)
-        total = _rows_by_first_point(cell_of, batch_index, batch_size, max_voxels or most, rows)
+    before = np.append(0, num_voxels.cumsum())
+    total, most = int(before[-1]), max_points or len(points)
     mean, coordinates, counts, point_voxel = _in_one_block(
         *(((total, points.shape[1]), points.dtype), ((total, 4), np.int64)),
         *(((total,), np.int64), ((len(points),), np.int64)),
     )
     point_voxel[:] = -1
-    before = np.append(0, num_voxels.cumsum())
     out = mean, coordinates, counts, point_voxel
-    args = points, cells, before, rows, sides, max_points or most
-    _over_tiles(_write_voxels, tiles, num_threads, *args, *out)
+    _over_tiles(
+        *(_write_voxels, tiles, num_threads, points, cells, occupied, before, sides, most, *out)
+    )
     return mean, coordinates, counts, point_voxel
 
 
@@ -141,14 +139,18 @@ class _Deal:
     def by_chunk(self, work: Callable, *args: object) -> None:
         in_parallel(lambda a, b: work(*args, a, b), len(self.sizes), self.num_threads)
 
-    def place(self, cell_of: Array, records: Array) -> _Tiles:
+    def number(self, cell_of: Array, records: Array, cells: Array) -> tuple[_Tiles, Array]:
+        """Write records and cells; the tiles, and the number of voxels in each."""
         # Each chunk of points has a place of its own in every tile, after those of earlier chunks.
         self.sizes[:, 0] = 0
         ends = self.sizes.T.reshape(-1).cumsum().reshape(self.sizes.T.shape).T
         place = ends - self.sizes
         first = np.append(place[0, 1:], ends[-1, -1])
         self.by_chunk(_place, cell_of, self.edges, self.shift, place, records)
-        return _Tiles(self.shift, first, records[: first[-1]])
+        tiles = _Tiles(self.shift, first, records[: first[-1]])
+        num_voxels = np.zeros(len(first) - 1, np.int64)
+        _over_tiles(_number, tiles, self.num_threads, cells, num_voxels)
+        return tiles, num_voxels
 
 
 @compiled
@@ -261,39 +263,30 @@ def _number(records, first, shift, cells, num_voxels, low, high):
             used[word >> 6] = 0
 
 
-# --- Caps -----------------------------------------------------------------------------------------
+# --- Cap on voxels --------------------------------------------------------------------------------
 
 
 @compiled
-def _find_first_points(records, first, shift, seen, slot_of, low, high):
-    """Slot of the voxel that a point is the first of, -1 for other points."""
+def _find_slots(records, first, shift, slot_of, low, high):
+    """A number of its own for each voxel: where its cell is listed."""
     for tile in range(low, high):
-        begin = first[tile]
-        for q in range(begin, first[tile + 1]):
-            slot = begin + (records[q] & LOW)
-            slot_of[records[q] >> LOW_BITS] = slot if seen[slot] < 0 else -1
-            seen[slot] = 0
+        for q in range(first[tile], first[tile + 1]):
+            slot_of[records[q] >> LOW_BITS] = first[tile] + (records[q] & LOW)
 
 
 @compiled
-def _rows_by_first_point(slot_of, batch_index, batch_size, max_voxels, rows):
-    """Row of each slot's voxel by sample and first point, -1 beyond the cap; the number of rows."""
-    next_row = np.zeros(batch_size + 1, np.int64)
+def _drop_later_voxels(slot_of, batch_index, batch_size, max_voxels, cell_of):
+    """Put the points outside whose voxels begin after the first ``max_voxels`` of their sample."""
+    num_voxels = np.zeros(batch_size, np.int64)
+    seen, dropped = np.zeros(len(slot_of), np.bool_), np.zeros(len(slot_of), np.bool_)
     for p in range(len(slot_of)):
-        if slot_of[p] >= 0:
-            next_row[batch_index[p] + 1] += 1
-    for batch in range(batch_size):
-        next_row[batch + 1] = next_row[batch] + min(next_row[batch + 1], max_voxels)
-    end, total = next_row[1:].copy(), next_row[batch_size]
-    for p in range(len(slot_of)):
-        if slot_of[p] >= 0:
-            batch = batch_index[p]
-            if next_row[batch] < end[batch]:
-                rows[slot_of[p]] = next_row[batch]
-                next_row[batch] += 1
-            else:
-                rows[slot_of[p]] = -1
-    return total
+        slot = slot_of[p]
+        if slot >= 0:
+            if not seen[slot]:
+                seen[slot], dropped[slot] = True, num_voxels[batch_index[p]] >= max_voxels
+                num_voxels[batch_index[p]] += 1
+            if dropped[slot]:
+                cell_of[p] = -1
 
 
 # --- Results --------------------------------------------------------------------------------------
@@ -301,24 +294,18 @@ def _rows_by_first_point(slot_of, batch_index, batch_size, max_voxels, rows):
 
 @compiled
 def _write_voxels(
-    records, first, shift, points, cells, before, rows, sides, max_points,
+    records, first, shift, points, cells, occupied, before, sides, max_points,
     mean, coordinates, counts, point_voxel, low, high,
 ):  # fmt: skip
     block, width = np.empty((BLOCK, points.shape[1]), points.dtype), points.shape[1]
     for tile in range(low, high):
         begin, end, num_voxels = first[tile], first[tile + 1], before[tile + 1] - before[tile]
-        own_rows = None if rows is None else rows[begin : begin + num_voxels]
-        _write_coordinates(
-            cells[begin : begin + num_voxels], before[tile], own_rows, sides, coordinates
-        )
-        for slot in range(num_voxels):
-            v = before[tile] + slot
-            if own_rows is not None:
-                v = own_rows[slot]
-            if v >= 0:
-                counts[v] = 0
-                for c in range(width):
-                    mean[v, c] = 0
+        own_cells = cells[begin : begin + num_voxels]
+        if occupied is not None:
+            own_cells = occupied[own_cells]
+        _write_coordinates(own_cells, sides, coordinates[before[tile] : before[tile + 1]])
+        counts[before[tile] : before[tile + 1]] = 0
+        mean[before[tile] : before[tile + 1]] = 0
         for start in range(begin, end, BLOCK):
             size = min(BLOCK, end - start)
             # Fetched first, since then no addition waits for memory: a fifth faster.
@@ -331,13 +318,10 @@ def _write_voxels(
                     for c in range(width):
                         block[i, c] = points[p, c]
             for i in range(size):
-                p, slot = records[start + i] >> LOW_BITS, records[start + i] & LOW
-                v = before[tile] + slot
-                if own_rows is not None:
-                    v = own_rows[slot]
-                    if v < 0 or counts[v] == max_points:
-                        continue
-                point_voxel[p] = v
+                v = before[tile] + (records[start + i] & LOW)
+                if counts[v] == max_points:
+                    continue
+                point_voxel[records[start + i] >> LOW_BITS] = v
                 counts[v] += 1
                 if width == 5:
                     mean[v, 0] += block[i, 0]
@@ -348,17 +332,14 @@ def _write_voxels(
                 else:
                     for c in range(width):
                         mean[v, c] += block[i, c]
-        for slot in range(num_voxels):
-            v = before[tile] + slot
-            if own_rows is not None:
-                v = own_rows[slot]
-            if v >= 0 and counts[v] > 1:
+        for v in range(before[tile], before[tile + 1]):
+            if counts[v] > 1:
                 for c in range(width):
                     mean[v, c] /= mean.dtype.type(counts[v])
 
 
 @compiled
-def _write_coordinates(cells, before, rows, sides, coordinates):
+def _write_coordinates(cells, sides, coordinates):
     # Quotients by multiplication, which is vectorised: with the half added they lie off the whole
     # numbers by more than rounding, below 2**50 cells.
     nx, ny, nz = sides[1], sides[2], sides[3]
@@ -374,12 +355,8 @@ def _write_coordinates(cells, before, rows, sides, coordinates):
             block[0, i], block[1, i] = batch, column - batch * nx
             block[2, i], block[3, i] = row - column * ny, cell - row * nz
         for i in range(size):
-            v = before + start + i
-            if rows is not None:
-                v = rows[start + i]
-            if v >= 0:
-                for axis in range(4):
-                    coordinates[v, axis] = block[axis, i]
+            for axis in range(4):
+                coordinates[start + i, axis] = block[axis, i]
 
 
 # --- Maxima ---------------------------------------------------------------------------------------

@@ -54,30 +54,37 @@ def group_points_reference(
     flat, order = flat.sort(stable=True)  # stable: points of a voxel stay in input order
     voxel_flat, inverse, counts = flat.unique_consecutive(return_inverse=True, return_counts=True)
     place = place[order]
-    if max_points is not None or max_voxels is not None:
-        first = counts.cumsum(0) - counts
-        kept = _first_voxels(place[first], voxel_flat // (nx * ny * nz), max_voxels)
-        number = torch.full_like(voxel_flat, -1)
-        number[kept] = torch.arange(len(kept), device=kept.device)
-        rank = torch.arange(len(place), device=place.device) - first[inverse]
+    if max_points is not None:
+        rank = torch.arange(len(place), device=place.device) - (counts.cumsum(0) - counts)[inverse]
+        inverse = inverse.where(rank < max_points, -1)
+    if max_voxels is not None:
+        first_point = place[counts.cumsum(0) - counts]
+        kept = _first_voxels(first_point, voxel_flat // (nx * ny * nz), max_voxels)
+        # One entry more, for the points that are in no voxel: -1 is the last row.
+        number = torch.nn.functional.pad(
+            torch.where(kept, kept.cumsum(0) - 1, -1), (0, 1), value=-1
+        )
         inverse, counts, voxel_flat = number[inverse], counts[kept], voxel_flat[kept]
-        if max_points is not None:
-            inverse = inverse.where(rank < max_points, -1)
-            counts = counts.clamp(max=max_points)
+    if max_points is not None:
+        counts = counts.clamp(max=max_points)
     point_voxel = torch.full_like(batch_index, -1).index_copy(0, place, inverse)
     parts = voxel_flat // (nx * ny * nz), voxel_flat // (ny * nz) % nx, voxel_flat // nz % ny
     return torch.stack([*parts, voxel_flat % nz], dim=1), counts, point_voxel
 
 
-def _first_voxels(first_point: Tensor, batch: Tensor, max_voxels: int | None) -> Tensor:
-    """Voxels in order of sample and first point, at most ``max_voxels`` of a sample."""
+def _first_voxels(first_point: Tensor, batch: Tensor, max_voxels: int) -> Tensor:
+    """Which voxels are among the first ``max_voxels`` of their sample by first point: (V,) bool.
+
+    Args:
+        first_point: (V,) int64.
+        batch: (V,) int64, not falling.
+        max_voxels: the cap.
+    """
+    position = torch.arange(len(batch), device=batch.device)
     order = first_point.argsort()
     order = order[batch[order].argsort(stable=True)]
-    if max_voxels is None:
-        return order
-    batch = batch[order].contiguous()
-    rank = torch.arange(len(order), device=order.device) - torch.searchsorted(batch, batch)
-    return order[rank < max_voxels]
+    rank = position - torch.searchsorted(batch, batch)  # batch is the same in this order
+    return torch.empty_like(batch, dtype=torch.bool).scatter(0, order, rank < max_voxels)
 
 
 def voxel_mean_reference(features: Tensor, point_voxel: Tensor, counts: Tensor) -> Tensor:
@@ -137,15 +144,17 @@ def group_points_on_device(
     counts = torch.searchsorted(voxel.where(inside, len(flat)), position, right=True) - start
     real = position < head.sum()
     voxel_flat = flat[start]
-    if max_points is not None or max_voxels is not None:
+    if max_points is not None:
+        inside = inside & (position - start[voxel] < max_points)
+        counts = counts.clamp(max=max_points)
+    if max_voxels is not None:
+        # Rows that are no voxel come last, as a sample too many.
         batch = (voxel_flat // (nx * ny * nz)).where(real, batch_size)
-        renumbered, real = _first_voxels_on_device(order[start], batch, real, max_voxels)
-        number = torch.empty_like(position).scatter(0, renumbered, position)
-        number = number.where(real[number], -1)
-        most = len(flat) if max_points is None else max_points
-        inside = inside & (position - start[voxel] < most)
+        real = real & _first_voxels(order[start], batch, max_voxels)
+        number = (real.cumsum(0) - 1).where(real, -1)
         voxel = number[voxel]
-        voxel_flat, counts = voxel_flat[renumbered], counts[renumbered].clamp(max=most)
+        kept = (~real).byte().argsort(stable=True)  # those first, in their order
+        voxel_flat, counts = voxel_flat[kept], counts[kept]
     point_voxel = torch.empty_like(position).scatter(0, order, voxel.where(inside, -1))
     num_voxels = int(real.sum())  # the host waits for the device here
     voxel_flat, counts = voxel_flat[:num_voxels], counts[:num_voxels].contiguous()
@@ -166,21 +175,6 @@ def _flat_cells(points, batch_index, batch_size, point_range, voxel_size, shape)
         cell = ((x - low) / x.new_full((), voxel_size[axis])).floor().long().clamp(0, size - 1)
         flat = flat * size + cell
     return flat.where(inside, batch_size * shape[0] * shape[1] * shape[2])
-
-
-def _first_voxels_on_device(
-    first_point: Tensor, batch: Tensor, real: Tensor, max_voxels: int | None
-) -> tuple[Tensor, Tensor]:
-    """Voxels in order of sample and first point, those within the cap first; which of them are."""
-    order = (batch * (len(batch) + 1) + first_point).argsort()
-    real = real[order]
-    if max_voxels is not None:
-        batch = batch[order]
-        position = torch.arange(len(order), device=order.device)
-        real = real & (position - torch.searchsorted(batch, batch) < max_voxels)
-        kept_first = (~real).byte().argsort(stable=True)
-        order, real = order[kept_first], real[kept_first]
-    return order, real
 
 
 # --- CPU and GPU paths, torch.library -------------------------------------------------------------
@@ -305,11 +299,10 @@ def voxelize(
         point_range: lower x, y, z and upper x, y, z, metres; the upper edge is outside.
         voxel_size: edges of a voxel along x, y, z, metres.
         max_points: keep at most this many points per voxel, the first by input order.
-        max_voxels: keep at most this many voxels per sample, the first by input order.
+        max_voxels: keep at most this many voxels per sample, those with the first points.
 
     Returns:
-        The voxels in order of batch, x, y, z; with a cap, in order of batch and first point, as
-        in the published models.
+        The voxels in order of batch, x, y, z.
 
     Raises:
         ValueError: if the shapes do not fit together, the range is no whole number of voxels, or
