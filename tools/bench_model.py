@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -304,14 +305,17 @@ def main() -> None:
     model = parts.model.eval().to(options.device)
     batch = make_batch(parts.data.encoder, options.data, options.batch).to(options.device)
     command = f"python tools/bench_model.py {' '.join(configs)} --dtype {options.dtype}"
+    load, figures = os.getloadavg()[0], bench(model, batch, options)
     result = {
         **provenance(command + (" --compile" if options.compile else "")),
+        "load": max(load, os.getloadavg()[0]),  # of the whole machine
         "batch": options.batch,
         "real_calibration": has_real_rig(options.data),
         "points": len(batch.points),
-        **bench(model, batch, options),
+        **figures,
     }
-    print(f"{result['command']}\n{result['machine']}, "
+    print(f"{result['command']}\n{result['machine']}, commit {result['commit']}, "
+          f"{result['date']}; load of the machine {result['load']:.1f}, the tool's own included; "
           f"{len(batch.images)} images, {len(batch.points):,} points\n")  # fmt: skip
     print(table(result))
     if options.json:
