@@ -1,11 +1,12 @@
-"""How long a frame takes: the exported model in ONNX Runtime, PyTorch eager, PyTorch compiled.
+"""How long a frame takes: exported models in ONNX Runtime, PyTorch eager, PyTorch compiled.
 
-    python tools/bench_runtime.py RUN_FOLDER EXPORT [--frames 40] [--threads 2] [--compile]
-        [--out docs/results/runtime.json]
+    python tools/bench_runtime.py RUN_FOLDER EXPORT... [--frames 40] [--threads 2] [--compile]
+        [--repeat 100] [--out docs/results/runtime.json]
 
 The frames are read once, of the run's validation split, and given to all; times go from sensor
 arrays to boxes, map and voxels, first frames left out. Prints medians and 99th percentiles, the
-runtime's by stage, and the ratio to PyTorch eager.
+runtime's by stage, and the ratio to PyTorch eager; and whether repeated runs on one frame have the
+same bits.
 """
 
 from __future__ import annotations
@@ -46,12 +47,20 @@ def figures(run: Callable[[Any], Any], frames: list[Any]) -> dict[str, float]:
     }
 
 
+def have_the_same_bits(runtime: Runtime, sensors: Any, runs: int) -> bool:
+    """Are all raw outputs of so many runs on one frame equal?"""
+    first = {name: value.copy() for name, value in runtime.outputs(sensors).items()}
+    again = (runtime.outputs(sensors) for _ in range(runs - 1))
+    return all(np.array_equal(run[name], first[name]) for run in again for name in first)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run_folder", type=Path)
-    parser.add_argument("export", type=Path)
+    parser.add_argument("exports", type=Path, nargs="+", help="of one precision each")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=100, help="runs that are compared")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -69,25 +78,30 @@ def main() -> None:
 
         return run
 
-    runtime = Runtime(options.export, RuntimeOptions(threads=options.threads))
-    stages = Latencies()
-    results = {
-        "runtime": figures(lambda s: stages.add(runtime.infer(s).seconds), [
-            sensors_of(batch, 0) for batch in batches
-        ]),
-        "PyTorch eager": figures(pytorch(model), batches),
-    }  # fmt: skip
+    results, stages, same = {}, {}, {}
+    sensors = [sensors_of(batch, 0) for batch in batches]
+    for export in options.exports:
+        runtime = Runtime(export, RuntimeOptions(threads=options.threads))
+        name = f"runtime {runtime.manifest.precision}"
+        clock = stages[name] = Latencies()
+        results[name] = figures(lambda s, r=runtime, c=clock: c.add(r.infer(s).seconds), sensors)
+        same[name] = have_the_same_bits(runtime, sensors[0], options.repeat)
+    results["PyTorch eager"] = figures(pytorch(model), batches)
     if options.compile:
         results["PyTorch compiled"] = figures(pytorch(torch.compile(model)), batches)
     eager = results["PyTorch eager"]["median_ms"]
     for name, found in results.items():
         print(f"{name:<18} median {found['median_ms']:8.1f} ms   p99 {found['p99_ms']:8.1f} ms   "
               f"{eager / found['median_ms']:.2f} x eager")  # fmt: skip
-    stages.print()
+    for name, clock in stages.items():
+        bits = "the same bits" if same[name] else "DIFFERENT bits"
+        print(f"{name}: {options.repeat} runs on one frame have {bits}; milliseconds by stage:")
+        clock.print()
     if options.out is not None:
         content = {"provenance": provenance(" ".join(sys.argv)), "threads": options.threads,
-                   "precision": runtime.manifest.precision, "frames": len(batches),
-                   "ms": results, "stages": stages.to_json()}  # fmt: skip
+                   "frames": len(batches), "ms": results,
+                   "same_bits": {"runs": options.repeat, **same},
+                   "stages": {name: clock.to_json() for name, clock in stages.items()}}  # fmt: skip
         options.out.write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -16,7 +16,9 @@ from ..memory import Stream
 from ..model import FusionModel
 from ..runtime import Moment, Runtime
 
-BOX_TOLERANCE = 1e-3  # metres, radians, m/s: the most that float32 may differ by
+TOLERANCE = (
+    1e-3  # metres, radians, m/s, probability of a map layer: the most that float32 may differ by
+)
 SAME_BOX = 0.5  # metres between centres
 WORTH_COMPARING = 0.1  # score
 
@@ -51,6 +53,7 @@ class Parity:
     num_boxes: int = 0  # of the trained model, with a score worth comparing
     boxes_found: int = 0  # of them, by the exported model: same class, nearly the same place
     box: Difference = field(default_factory=Difference)  # parameters of these
+    map: Difference = field(default_factory=Difference)  # probabilities
 
     @property
     def box_agreement(self) -> float:
@@ -61,7 +64,8 @@ class Parity:
     def is_exact(self) -> bool:
         """Is it as near as float32 has to be?"""
         # Of two peaks with scores equal to the last digits either may suppress the other.
-        return self.box_agreement >= 0.99 and self.box.largest < BOX_TOLERANCE
+        largest = max(self.box.largest, self.map.largest)
+        return self.box_agreement >= 0.99 and largest < TOLERANCE
 
 
 @torch.inference_mode()
@@ -71,6 +75,7 @@ def compare(
     encoder: Encoder,
     runtime: Runtime,
     frames: Iterable[Frame],
+    least_score: float = WORTH_COMPARING,
 ) -> Parity:
     """Run both models over frames.
 
@@ -80,6 +85,7 @@ def compare(
         encoder: of the trained model's data.
         runtime: of the exported model; it gets the raw frames.
         frames: raw frames, a stream.
+        least_score: of the boxes that are compared.
     """
     parity, stream, state = Parity(), Stream(model), None
     for frame in frames:
@@ -92,9 +98,11 @@ def compare(
             parity.outputs.setdefault(name, Difference()).add(found, expected)
         results = runtime.infer(sensors, moment, state)
         state = results.state
+        decoded = model.decode(outputs, batch)
         if results.detections is not None:
-            expected = model.decode(outputs, batch)["detection"][0]
-            compare_boxes(expected, results.detections, parity)
+            compare_boxes(decoded["detection"][0], results.detections, parity, least_score)
+        if results.map is not None:
+            parity.map.add(results.map, decoded["map"][0].numpy())
         parity.frames += 1
     return parity
 

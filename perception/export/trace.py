@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ..model import FusionModel
 from ..runtime.manifest import GraphSpec, TensorSpec, sha256_of
 from .graphs import Port
+from .storage import factor_positions
 
 OPSET = 17  # the first with LayerNormalization; TensorRT 8.6 and OpenVINO 2023 know it
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -120,6 +121,7 @@ def _fix_shapes(path: Path, shapes: Sequence[tuple[int, ...]]) -> None:
     for output, shape in zip(model.graph.output, shapes, strict=True):
         for axis, edge in zip(output.type.tensor_type.shape.dim, shape, strict=True):
             axis.dim_value = edge
+    factor_positions(model)
     onnx.save(model, str(path))
 
 

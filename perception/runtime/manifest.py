@@ -164,6 +164,15 @@ class OccupancySpec:
     kind: Literal["occupancy"] = "occupancy"
 
 
+@dataclass(frozen=True)
+class QuantizationSpec:
+    """How 8-bit graphs were made."""
+
+    frames: int  # calibrated with
+    agreement: dict[str, float]  # with the float graphs on these frames, by task
+    float_layers: dict[str, tuple[str, ...]]  # by graph: nodes that compute in float, found so
+
+
 HeadSpec = CenterSpec | QuerySpec | MapSpec | OccupancySpec
 
 
@@ -208,6 +217,8 @@ class Manifest:
     graphs: dict[str, GraphSpec]  # one that holds everything, or camera, lidar, fusion_heads
     config: str  # file of the training's config
     versions: dict[str, str] = field(default_factory=dict)
+    quantization: QuantizationSpec | None = None  # of int8
+    package: GraphSpec | None = None  # fusion_heads as an AOTInductor package, beside graphs
     tracker: TrackerSpec | None = None  # None without a detection head
     memory: MemorySpec | None = None  # None for a model that sees every frame on its own
 
