@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...datasets.batch import Batch
@@ -27,9 +28,18 @@ class BoxProposals(nn.Module):
         super().__init__()
         self.branch = joint_branch(channels, sum(PREDICTED.values()))
 
-    def forward(self, shared: Tensor) -> Tensor:
-        """(B, C, X, Y) to (B, 10, X, Y) center, height, size, heading, velocity."""
-        return self.branch(shared)
+    def forward(self, shared: Tensor, motion: Tensor | None = None) -> Tensor:
+        """(B, C, X, Y) to (B, 10, X, Y) center, height, size, heading, velocity.
+
+        Args:
+            shared: the map.
+            motion: (B, 2, X, Y) is added to the velocity, m/s.
+        """
+        proposals = self.branch(shared)
+        if motion is not None:  # to the last channels
+            before = proposals.shape[1] - motion.shape[1]
+            proposals = proposals + F.pad(motion, (0, 0, 0, 0, before, 0))
+        return proposals
 
 
 def proposal_loss(

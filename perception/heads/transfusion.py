@@ -163,14 +163,14 @@ class TransFusionHead(nn.Module):
         }
         proposals = None
         if self.proposals is not None:
-            proposals = self.proposals(shared)
+            proposals = self.proposals(shared, motion)
             starts = [*_at(proposals, cell).split([*PREDICTED.values()], 1), _at(heatmap, cell)]
             for name, start in zip((*PREDICTED, "logits"), starts, strict=True):
                 predicted[name] = predicted[name] + start
-        predicted["center"] = predicted["center"].float() + position.transpose(-1, -2)
-        if motion is not None:
+        elif motion is not None:
             at_query = motion.flatten(2).gather(2, cell[:, None].expand(-1, 2, -1))
             predicted["velocity"] = predicted["velocity"] + at_query
+        predicted["center"] = predicted["center"].float() + position.transpose(-1, -2)
         return TransFusionOutput(heatmap, label, best.values, **predicted, proposals=proposals)
 
     def boxes(self, output: TransFusionOutput) -> Tensor:

@@ -253,6 +253,19 @@ def test_queries_that_refine_start_from_what_their_cell_proposes():
             torch.testing.assert_close(rest, proposals[b, 2:, cell])
 
 
+def test_what_memory_says_of_motion_is_in_the_proposals_once():
+    head, motion = make_head(refine=True).eval(), torch.randn(2, 2, *GRID.shape)
+    still, moved = head(bev()), head(bev(), motion=motion)
+    torch.testing.assert_close(moved.proposals[:, :8], still.proposals[:, :8])
+    torch.testing.assert_close(moved.proposals[:, 8:], still.proposals[:, 8:] + motion)
+    velocity = moved.proposals[:, 8:].flatten(2)
+    for b in range(2):
+        for q in range(20):
+            distance = (velocity[b] - moved.velocity[b, :, q, None]).abs().sum(0)
+            assert distance.min() < 1e-6
+    assert not torch.allclose(moved.velocity, still.velocity)
+
+
 def test_proposals_are_compared_with_the_box_of_every_cell_that_knows_one():
     boxes = make_boxes(
         [[3, 2, 1], [-5, 4, 1], [6, -3, 0.5]], [0, 8, 3], (6.0, 2.0, 1.5), [0, 0, 1],
