@@ -33,6 +33,7 @@ from .from_metrics import (
     tracking_section,
 )
 from .of_robustness import stored_results, stored_sections
+from .scene_video import scene_video
 from .sections import (
     Ablation,
     Commands,
@@ -81,7 +82,8 @@ def write_run_report(
         rows = {"camera + LiDAR": metrics.headline()}
         rows |= {name: m.headline() for name, m in alone.items()}
         sections.append(Ablation(rows))
-    sections.append(Gallery(_pictures(model, data)))
+    tracks = run_folder / "evaluation" / TRACKS if metrics.tracking else None
+    sections += [scene_video(model, data, tracks), Gallery(_pictures(model, data))]
     if metrics.detection:
         sections += [detection_section(metrics.detection), distance_section(metrics.detection)]
     if metrics.map:

@@ -282,6 +282,21 @@ class TrackGallery(Gallery):
 
 
 @dataclass(frozen=True)
+class SceneVideo(Section):
+    """A scene as a moving picture.
+
+    Args:
+        webp: an animated WebP file; empty for none.
+        caption: what it shows.
+    """
+
+    template, heading, data = "video.html.j2", "A scene with all outputs", "webp"
+    short = "Video"
+    webp: bytes
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Commands(Section):
     """The commands that make this run again, one a line."""
 

@@ -57,7 +57,7 @@ def render_report(run: RunReport) -> str:
     environment.filters |= {
         "number": number, "signed": signed, "duration": duration, "words": title_of,
         "share": share, "colour": class_colour, "picture": picture, "slug": slug,
-        "jpeg_address": jpeg_address,
+        "jpeg_address": jpeg_address, "webp_address": webp_address,
     }  # fmt: skip
     sections = [section for section in run.sections if not section.empty]
     return environment.get_template("page.html.j2").render(run=run, sections=sections)
@@ -117,6 +117,11 @@ def picture(image: NDArray, quality: int = 80) -> str:
 def jpeg_address(data: bytes) -> str:
     """A JPEG file as a data address."""
     return f"data:image/jpeg;base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def webp_address(data: bytes) -> str:
+    """A WebP file as a data address."""
+    return f"data:image/webp;base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def slug(text: str) -> str:

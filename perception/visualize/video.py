@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -37,7 +38,7 @@ def save_video(
     if path.suffix == ".mp4":
         _write_mp4(partial, pictures, frames_per_second)
     else:
-        _write_webp(partial, pictures, frames_per_second, quality)
+        partial.write_bytes(encode_webp(pictures, frames_per_second, quality))
     partial.replace(path)
 
 
@@ -57,12 +58,14 @@ def _write_mp4(path: Path, pictures: Sequence[NDArray], frames_per_second: float
         writer.release()
 
 
-def _write_webp(
-    path: Path, pictures: Sequence[NDArray], frames_per_second: float, quality: int
-) -> None:
+def encode_webp(
+    pictures: Sequence[NDArray[np.uint8]], frames_per_second: float = 3.0, quality: int = 70
+) -> bytes:
+    """Pictures as the bytes of an animated WebP that runs for ever; see :func:`save_video`."""
     from PIL import Image
 
     first, *rest = (Image.fromarray(picture) for picture in pictures)
-    milliseconds = round(1000 / frames_per_second)
-    first.save(path, save_all=True, append_images=rest, duration=milliseconds, loop=0,
+    milliseconds, content = round(1000 / frames_per_second), BytesIO()
+    first.save(content, "WEBP", save_all=True, append_images=rest, duration=milliseconds, loop=0,
                quality=quality)  # fmt: skip
+    return content.getvalue()

@@ -76,7 +76,10 @@ def test_a_run_leaves_config_metrics_official_numbers_and_report(world, tmp_path
     assert metrics["official"]["mAP"] == pytest.approx(metrics["detection"]["mAP"], abs=1e-6)
     assert metrics["official"]["NDS"] == pytest.approx(metrics["detection"]["NDS"], abs=1e-6)
     assert set(metrics["ablation"]) == {"both", "camera only", "LiDAR only"}
-    assert "map mIoU" in report.read_text()
+    page = report.read_text()
+    assert "map mIoU" in page
+    assert "data:image/webp;base64," in page
+    assert "boxes, tracks, map, voxels" in page
     assert {"map mIoU", "occupancy mIoU", "occupancy RayIoU"} <= set(metrics["ablation"]["both"])
     assert (run / "config.yaml").exists()
     assert "difference to ours" in capfd.readouterr().out

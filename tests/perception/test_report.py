@@ -21,12 +21,15 @@ from bevstack.perception.report import (
     MapTable,
     PrecisionRecall,
     RunReport,
+    SceneVideo,
     Table,
     Timings,
     write_report,
 )
+from bevstack.perception.report.scene_video import small_webp
 from bevstack.perception.report.write import duration, number, render_report, signed
 from bevstack.perception.visualize import curves
+from bevstack.perception.visualize.video import encode_webp
 
 NAN = float("nan")
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -97,6 +100,7 @@ def full_report() -> RunReport:
                     FramePicture("no cameras", None, picture, None),
                 )
             ),
+            SceneVideo(encode_webp([picture, picture + 200]), "scene <script>"),
             DetectionTable(
                 {
                     "car": ClassResult((0.1, 0.2, 0.3, 0.4567), (0.5, 0.1, NAN, 0.2, 0.3), 1234),
@@ -170,7 +174,14 @@ def test_an_empty_report_is_legal(tmp_path):
 
 
 def test_sections_without_content_are_left_out():
-    empty = (Timings({}), Gallery(()), Table("t", {}), Commands(()), LossCurves(losses(0)))
+    empty = (
+        Timings({}),
+        Gallery(()),
+        SceneVideo(b""),
+        Table("t", {}),
+        Commands(()),
+        LossCurves(losses(0)),
+    )
     assert "<section" not in render_report(RunReport("x", sections=(*empty, Configuration(""))))
 
 
@@ -263,3 +274,11 @@ def test_sections_are_made_from_metrics():
     ]
     area = map_section(MapMetrics({"divider": {0.4: 0.2, 0.5: 0.6}}, 3))
     assert (area.iou["divider"], area.threshold["divider"]) == (0.6, 0.5)
+
+
+def test_a_video_stays_below_its_limit():
+    noise = np.random.default_rng(0).integers(0, 256, (8, 90, 120, 3), np.uint8)
+    whole = len(encode_webp(list(noise), quality=60))
+    assert len(small_webp(list(noise), whole)) == whole
+    assert len(small_webp(list(noise), whole // 4)) <= whole // 4
+    assert small_webp(list(noise), 1)  # one picture at least
