@@ -83,6 +83,11 @@ def test_a_run_leaves_config_metrics_official_numbers_and_report(world, tmp_path
     assert {"map mIoU", "occupancy mIoU", "occupancy RayIoU"} <= set(metrics["ablation"]["both"])
     assert (run / "config.yaml").exists()
     assert "difference to ours" in capfd.readouterr().out
+    where = [str(world), "--version=v1.0-mini", "--width=600", f"--model={run}"]
+    cli.main(["view", *where, f"--video={tmp_path / 'scene.webp'}"])
+    assert "4 frames" in capfd.readouterr().out
+    cli.main(["view", *where, "--num_frames=1", f"--out={tmp_path / 'pictures'}"])
+    assert len([*tmp_path.glob("pictures/*_occupancy.jpg")]) == 1
 
 
 def test_a_config_with_a_foreign_class_does_not_run(world, tmp_path, capsys):
