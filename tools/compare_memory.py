@@ -39,6 +39,7 @@ HEADINGS = {
     "NDS": "NDS",
     "mAVE": "mAVE m/s",
     "mAVE_moving": "mAVE moving m/s",
+    "AMOTA": "AMOTA",
     "occluded_AP": "AP occluded",
     "occluded_recall": "recall occluded",
 }
@@ -60,14 +61,18 @@ class Truth:
 def run_arm(name: str, seed: int, options: argparse.Namespace, truth: Truth) -> Figures:
     """Train and measure one model."""
     folder = ROOT / "runs" / "memory" / f"{name.replace(' ', '_')}-{seed}"
-    metrics = train_and_evaluate(
+    measured = train_and_evaluate(
         ARMS[name], options, folder,
         "--training.start_from", Path(options.start_from).absolute(),
         "--training.frozen", "[camera,lidar]", "--training.lr", options.lr,
         "--training.seed", seed, "--data.seed", seed, "--data.clip_length", 2,
-    )["detection"]  # fmt: skip
+    )  # fmt: skip
+    metrics = measured["detection"]
     found = {"mAP": metrics["mAP"], "NDS": metrics["NDS"], "mAVE": metrics["tp_errors"]["vel_err"]}
-    found["mAVE_moving"] = metrics["moving_vel_err"]
+    found |= {
+        "mAVE_moving": metrics["moving_vel_err"],
+        "AMOTA": measured["tracking"]["AMOTA"],
+    }
     return found | occluded_figures(folder / "evaluation" / "submission.json", truth)
 
 
