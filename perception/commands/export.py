@@ -21,7 +21,7 @@ def export(
     tracker: Literal["kalman", "greedy"] = "kalman",
     tracker_settings: Path | None = None,
     calibration_frames: int = 16,
-    agreement: float = 0.97,
+    agreement: float = 0.95,
     trust: list[str] | None = None,
 ) -> None:
     """Write a model so that it runs without PyTorch, and check that it still is the same.
