@@ -48,6 +48,26 @@ def table(columns: dict[str, dict]) -> list[str]:
     return lines
 
 
+def about_export(folder: Path) -> list[str]:
+    """Size of an export, and which layers of an 8-bit one compute in float."""
+    manifest = read_manifest(folder)
+    sizes = {graph.file: graph.bytes for graph in manifest.graphs.values()}
+    parts = ", ".join(f"{file} {size / 1e3:,.0f} KB" for file, size in sizes.items())
+    lines = [
+        f"- {folder.name} ({manifest.precision}): {sum(sizes.values()) / 1e3:,.0f} KB; {parts}"
+    ]
+    if manifest.quantization is not None:
+        spec = manifest.quantization
+        agreement = ", ".join(f"{task} {share}" for task, share in spec.agreement.items())
+        lines.append(f"  - calibrated with {spec.frames} frames; agreement there: {agreement}")
+        lines += [
+            f"  - in float, of {graph}: " + ", ".join(f"`{layer}`" for layer in layers)
+            for graph, layers in spec.float_layers.items()
+            if layers
+        ]
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run_folder", type=Path)
@@ -73,6 +93,8 @@ def main() -> None:
         "tracker, those of the exports by the runtime.",
         "",
         *table(columns),
+        "",
+        *(line for folder in options.export for line in about_export(folder)),
     ]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
