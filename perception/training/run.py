@@ -94,6 +94,7 @@ def train(
         warnings.filterwarnings("ignore", ".*LeafSpec")
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable")  # the sampler is
         warnings.filterwarnings("ignore", ".*does not have many workers")
+        warnings.filterwarnings("ignore", ".*in eval mode at the start")  # frozen parts are
         warnings.filterwarnings("ignore", ".*smaller than the logging interval")
         warnings.filterwarnings("ignore", ".*Detected call of `lr_scheduler.step")
         trainer.fit(module, datamodule=data, ckpt_path=resume)
