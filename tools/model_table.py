@@ -129,6 +129,8 @@ def page(rows: list[str], options: argparse.Namespace, load: float) -> str:
             f"CPU: median of {options.repeat} forward passes, float32, batch 1, "
             f"{origin['machine']}; load of the machine {load:.1f}, the tool's own included."
         )
+        if load > 2 * options.threads:
+            timing += " Other programs ran beside it: upper bounds, whose rows compare roughly."
     lines = [
         "# Models",
         "",
