@@ -201,6 +201,7 @@ def measure(
         runtime = Runtime(export, RuntimeOptions(threads=threads))
         if runtime.manifest.memory is not None:
             raise ValueError("a model with memory answers a frame by what came before it")
+        megabytes = sum(graph.bytes for graph in runtime.manifest.graphs.values()) / 1e6
         good, bad, largest = prepare(Path(name), frames, runtime)
         del runtime
         command = [sys.executable, "-m", "bevstack.perception.cli", "serve", str(export)]
@@ -213,6 +214,8 @@ def measure(
             while server.poll() is None and not Client(address).is_ready():
                 time.sleep(0.1)
             figures = summary(load(Workload(name, address, good, bad), count), count)
+            figures["model_mb"] = round(megabytes, 1)
+            figures["frame_mb"] = round(largest / 1e6 - 0.1, 1)
             figures["queue_depth_at_the_end"] = server_number(
                 Client(address), "bevstack_queue_depth"
             )
@@ -238,6 +241,8 @@ def write(path: Path, figures: dict[str, Any], where: dict[str, str]) -> None:
     text = [
         f"`{where['command']}`, {where['commit']}, {where['date']}, {where['machine']}", "",
         f"| {figures['frames']} messages from two clients | |", "| --- | --- |", *rows,
+        f"| size of the model, of the largest frame | {figures['model_mb']} MB, "
+        f"{figures['frame_mb']} MB |",
         f"| replies lost | {figures['lost']} |",
         f"| replies of another content | {figures['wrong']} |",
         f"| under way when its client was killed | {figures['killed_with_its_client']} |",
