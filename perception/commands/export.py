@@ -75,7 +75,8 @@ def export(
         frames = _spread(reader, check_frames, in_row)
     encode = _steps(data.val_steps)
     if not is_trained:
-        print("random weights: the last layer of heat-maps is scaled, to tell their peaks apart")
+        print("random weights: normalisation and the last layer of heat-maps are set by a frame, "
+              "to tell their peaks apart")  # fmt: skip
         spread_peaks(model, data.encoder(encode(frames[0])))
     follower = make_tracker(tracker, tracker_settings)
     write_folder(model, sensors, out, config, single, follower)

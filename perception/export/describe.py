@@ -38,6 +38,7 @@ def sensor_spec(
         None if encoder.image_size is None else (encoder.image_size[0], encoder.image_size[1]),
         tuple(m.ImageStep(type(step).__name__, asdict(step)) for step in steps),  # pyright: ignore
         *(encoder.num_sweeps, encoder.cameras, encoder.lidar, encoder.clear_key_sweep),
+        half_points=encoder.half_points,
     )
 
 

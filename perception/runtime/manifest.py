@@ -64,6 +64,7 @@ class SensorSpec:
     cameras: bool
     lidar: bool
     clear_key_sweep: bool
+    half_points: bool = False
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ class SensorPreparation:
         ]
         self._encode = SensorEncoder(
             *(spec.point_range, spec.image_size, spec.num_sweeps),
-            *(spec.cameras, spec.lidar, spec.clear_key_sweep),
+            *(spec.cameras, spec.lidar, spec.clear_key_sweep, spec.half_points),
         )
 
     def __call__(self, frame: Frame) -> SensorInputs:

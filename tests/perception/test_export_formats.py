@@ -11,11 +11,15 @@ import pytest
 import torch
 from model_parts import IMAGE_SIZE, make_batch, make_model
 
+from bevstack.datasets.encode import Encoder
 from bevstack.perception.export import aoti, tensorrt
+from bevstack.perception.export.describe import sensor_spec
 from bevstack.perception.export.example import example_frame
+from bevstack.perception.export.untrained import HIGHEST, spread_peaks
 from bevstack.perception.export.write import write_folder
 from bevstack.perception.runtime import Runtime, read_manifest
 from bevstack.perception.runtime.manifest import SensorSpec
+from bevstack.perception.runtime.runtime import SensorPreparation
 
 RANGE = (-12.8, -9.6, -3.0, 12.8, 9.6, 5.0)
 SENSORS = SensorSpec("ego", RANGE, IMAGE_SIZE[::-1], (), 1, True, True, True)
@@ -152,3 +156,34 @@ def test_engines_are_built_by_the_documented_calls(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorrt", FakeTensorRT(buildable=False))
     with pytest.raises(ValueError, match="cannot build"):
         tensorrt.build_engine(tmp_path / "a.onnx", tmp_path / "b.engine", {}, half=False)
+
+
+def test_the_manifest_prepares_sensors_as_the_encoder_does():
+    """Every option that evaluation's encoder has for the sensors reaches the runtime."""
+    encoder = Encoder(RANGE, IMAGE_SIZE[::-1], num_sweeps=1, half_points=True)
+    frame = example_frame(SENSORS)
+    spec = sensor_spec(encoder, (), "ego")
+    assert spec.half_points
+    expected, found = encoder(frame), SensorPreparation(spec)(frame)
+    assert np.array_equal(found.points, expected.points.numpy())
+    assert np.array_equal(found.images, expected.images.numpy())
+    assert np.array_equal(found.bev_from_image, expected.bev_from_image.numpy())
+    assert not np.array_equal(found.points, SensorPreparation(SENSORS)(frame).points)
+
+
+def test_an_untrained_models_peaks_are_told_apart():
+    torch.manual_seed(0)
+    model, batch = make_model().eval(), make_batch(size=1)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    with torch.no_grad():
+        prior = model(batch)["detection"].heatmap.mean()
+        spread_peaks(model, batch)
+        heatmap = model(batch)["detection"].heatmap[0]
+    above = heatmap - heatmap.mean((1, 2), keepdim=True)
+    assert above.max().item() == pytest.approx(HIGHEST, rel=1e-3)
+    assert heatmap.mean().item() == pytest.approx(prior.item(), abs=0.5)
+    best = heatmap.flatten().topk(100).values
+    assert (best.diff() < 0).all()
+    assert not any(module.training for module in model.modules())
+    assert [norm.momentum for norm in norms] == momenta
