@@ -51,7 +51,10 @@ def served(app: FrameApp) -> Iterator[str]:
 
 
 WITHOUT_TORCH = """
-import sys
+import signal, sys
+
+# As in a terminal: whoever is started in the background inherits that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
