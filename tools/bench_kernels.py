@@ -62,6 +62,8 @@ def measure(task: str, method: str, call: Callable[[], object], repeat: int) -> 
     """Warm up, then time single calls; memory in a call of its own."""
     call()
     peak = peak_growth_mb(call)
+    # OpenMP's threads of the method before spin on for a while, on a core that this one needs.
+    time.sleep(0.5)
     seconds = []
     for _ in range(repeat):
         start = time.perf_counter()
