@@ -5,9 +5,9 @@ per cell, stays in a core's cache. In a tile the number of a voxel is the count 
 own, so that no sort and no hash table is needed, voxels are numbered in the order of their cells,
 and threads share nothing. Within a tile points stay in input order, which sums and caps follow.
 
-Memory that a process touches for the first time costs more than all arithmetic here, so there is
-little of it besides the results: the cell of a point is kept where its voxel will be written, and
-16 bytes per point are set aside.
+Memory that a process touches for the first time costs more than all arithmetic here. So there is
+little of it besides the results, 24 bytes per point, and results and scratch are one allocation
+each: malloc keeps such blocks from call to call, where it gives many small ones back every time.
 """
 
 from __future__ import annotations
@@ -86,14 +86,13 @@ def voxelize_points(
         occupied, number = np.unique(cell_of[inside], return_inverse=True)
         cell_of[inside] = number.reshape(-1)
         deal = _Deal(len(points), len(occupied), num_threads)
-        deal.by_chunk(_count, cell_of, deal.edges, deal.shift, deal.sizes)
+        deal.count(cell_of)
     tiles, num_voxels = deal.number(cell_of, records, cells)
     if max_voxels is not None and num_voxels.sum() > max_voxels:  # or a sample may have too many
         slot_of = np.full(len(points), -1, np.int64)
         _over_tiles(_find_slots, tiles, num_threads, slot_of)
         _drop_later_voxels(slot_of, batch_index, batch_size, max_voxels, cell_of)
-        deal.sizes[:] = 0
-        deal.by_chunk(_count, cell_of, deal.edges, deal.shift, deal.sizes)
+        deal.count(cell_of)
         tiles, num_voxels = deal.number(cell_of, records, cells)
 
     before = np.append(0, num_voxels.cumsum())
@@ -138,6 +137,11 @@ class _Deal:
 
     def by_chunk(self, work: Callable, *args: object) -> None:
         in_parallel(lambda a, b: work(*args, a, b), len(self.sizes), self.num_threads)
+
+    def count(self, cell_of: Array) -> None:
+        """Count the points of each chunk in each tile anew."""
+        self.sizes[:] = 0
+        self.by_chunk(_count, cell_of, self.edges, self.shift, self.sizes)
 
     def number(self, cell_of: Array, records: Array, cells: Array) -> tuple[_Tiles, Array]:
         """Write records and cells; the tiles, and the number of voxels in each."""

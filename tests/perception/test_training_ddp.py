@@ -133,7 +133,7 @@ def test_gradients_are_those_of_one_process_though_one_of_two_has_no_image(tmp_p
     finally:
         for process in running:
             process.kill()
-    one, two = (torch.load(tmp_path / f"of{n}.pt") for n in (1, 2))
+    one, two = (torch.load(tmp_path / f"of{n}.pt", weights_only=True) for n in (1, 2))
     assert one["terms"] == two["terms"]
     for name, gradient in one["gradients"].items():
         scale = gradient.abs().max().item()
