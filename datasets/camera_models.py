@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..kernels.inverse import inverse_3x3
+
 
 class CameraModel(Protocol):
     """What a camera has to offer; distorted and fisheye lenses fit the same interface."""
@@ -59,7 +61,7 @@ class Pinhole:
         """See :class:`CameraModel`."""
         depth = pixels[..., 2:3]
         homogeneous = np.concatenate([pixels[..., :2] * depth, depth], -1)
-        return homogeneous @ np.linalg.inv(self.intrinsic).T
+        return homogeneous @ inverse_3x3(self.intrinsic).T
 
     def resampled(self, new_from_old: NDArray, width: int, height: int) -> Pinhole:
         """The camera after its image was moved by the affine (3, 3) ``new_from_old``."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..kernels.inverse import inverse_affine
+
 Array = NDArray[np.float64]
 
 
@@ -53,13 +55,22 @@ def transform(rotation: ArrayLike, translation: ArrayLike) -> Array:
 
 
 def inverse(matrix: ArrayLike) -> Array:
-    """Inverse of (..., 4, 4) transforms; scale and reflection are allowed."""
-    return np.linalg.inv(np.asarray(matrix, np.float64))
+    """Inverse of (..., 4, 4) transforms; scale and reflection are allowed.
+
+    Raises:
+        numpy.linalg.LinAlgError: if one has no inverse.
+    """
+    return inverse_affine(matrix)
 
 
 def apply(matrix: Array, points: NDArray) -> NDArray:
     """Move points: (4, 4) and (..., 3) -> (..., 3), float64."""
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
+    # Not with BLAS: its threads would go on spinning (see kernels/inverse.py), and it is slower.
+    x, y, z = np.moveaxis(np.asarray(points, np.float64), -1, 0)
+    moved = np.empty((*x.shape, 3))
+    for i, (along_x, along_y, along_z, shift) in enumerate(matrix[:3]):
+        moved[..., i] = x * along_x + y * along_y + z * along_z + shift
+    return moved
 
 
 def wrap_angle(angle: NDArray) -> NDArray:

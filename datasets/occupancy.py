@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..kernels.voxel_grid import VoxelGrid, nearest_voxels
+from .geometry import inverse
 from .nuscenes.classes import FREE
 
 
@@ -35,7 +36,7 @@ class OccupancyLabels:
         if same_frame and grid == self.grid:
             return self
         target = np.asarray(target_from_ego, np.float64)
-        source_from_target = self.grid_from_ego @ np.linalg.inv(target)
+        source_from_target = self.grid_from_ego @ inverse(target)
         index = nearest_voxels(grid, self.grid, source_from_target)
         outside = index < 0
         index[outside] = 0

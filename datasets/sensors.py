@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ..kernels.inverse import inverse_3x3
 from .camera_models import Pinhole
 from .errors import DataError
 from .frame import Camera, Frame
@@ -137,7 +138,7 @@ def bev_from_camera_image(frame: Frame, camera: Camera) -> NDArray[np.float64]:
         )
     camera_from_image = np.eye(4)
     try:
-        camera_from_image[:3, :3] = np.linalg.inv(camera.model.intrinsic)
+        camera_from_image[:3, :3] = inverse_3x3(camera.model.intrinsic)
         bev_from_global = inverse(global_from_bev(frame))
     except np.linalg.LinAlgError as error:
         raise _bad_calibration(frame, camera) from error

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .grid import BEVGrid
+from .inverse import inverse_affine
 from .threads import compiled_in_order, in_parallel
 
 Array = NDArray
@@ -151,8 +152,7 @@ def last_depth(
 
 def _image_from_bev(bev_from_image: Array) -> Array:
     # float64: the matrices hold both metres and 1 / focal length.
-    inverse = np.linalg.inv(np.asarray(bev_from_image, np.float64))
-    return np.ascontiguousarray(inverse[:, :3], np.float32)
+    return np.ascontiguousarray(inverse_affine(bev_from_image)[:, :3], np.float32)
 
 
 @compiled_in_order

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ...kernels.inverse import inverse_3x3
 from ..camera_models import Pinhole
 from ..frame import Camera, Frame, ImageLoader
 from ..seeding import generator
@@ -38,7 +39,7 @@ class WarpedImage:
 
     def __call__(self, reduction: int = 1) -> NDArray[np.uint8]:
         """See :class:`ImageLoader`."""
-        new_from_old = np.linalg.inv(_full_from_reduced(reduction)) @ self.new_from_old
+        new_from_old = inverse_3x3(_full_from_reduced(reduction)) @ self.new_from_old
         size = tuple(-(-edge // reduction) for edge in self.size)
         scale = np.sqrt(abs(np.linalg.det(new_from_old[:2, :2])))
         # The tolerance keeps a scale of exactly 1/2 at 1/2 after a rotation's rounding.

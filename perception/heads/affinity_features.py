@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...datasets.boxes import Boxes3D, Detections
+from ...datasets.geometry import inverse
 from ...kernels.grid import BEVGrid
 from ..layers import full_precision
 
@@ -40,7 +41,7 @@ class LinkedFrame:
 
     def boxes_in(self, other: LinkedFrame) -> Boxes3D:
         """The boxes as they are, in the other's BEV frame."""
-        transform = np.linalg.inv(other.global_from_bev) @ self.global_from_bev
+        transform = inverse(other.global_from_bev) @ self.global_from_bev
         return self.found.boxes.transformed(transform)
 
 

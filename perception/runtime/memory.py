@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datasets.geometry import inverse
 from .manifest import MemorySpec
 from .state import Moment, Remembered
 
@@ -44,6 +45,6 @@ def recalled(
     for k, (seconds, past) in enumerate(found):
         inputs[f"past_map_{k}"] = past.map
         # In float64 up to here: global coordinates are kilometres, and cells are decimetres.
-        transform[0, k] = np.linalg.inv(past.global_from_bev) @ global_from_bev
+        transform[0, k] = inverse(past.global_from_bev) @ global_from_bev
         age[0, k], valid[0, k] = seconds, 1
     return {**inputs, "past_transform": transform, "past_age": age, "past_valid": valid}
