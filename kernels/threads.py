@@ -43,7 +43,8 @@ def compiled_in_order(function: Callable) -> Any:
 
 
 def _compile(function: Callable, fastmath: set[str]) -> Any:
-    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath}
+    # Divisions as numpy's: a check for zero would keep loops from becoming vector code.
+    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no writable folder for the cache: a read-only container

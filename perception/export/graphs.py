@@ -87,13 +87,20 @@ class CameraGraph(nn.Module):
         self, logits: Tensor, context: Tensor, bins: Tensor, mask: Tensor, *cells: Tensor
     ) -> Tensor:
         H, channels, grid = self.feature_size[0], context.shape[1], self.camera.lift.pool_grid
-        lines = logits.float().softmax(1).to(context.dtype)
-        lines = lines.permute(0, 3, 1, 2).reshape(-1, H)  # (N * W * D, H)
-        columns = context.permute(0, 3, 2, 1).reshape(-1, H, int(channels))  # (N * W, H, C)
-        runs = (lines[bins] * mask) @ columns  # (N * W, R, C)
+        # Columns first, by a transpose of matrices: ONNX Runtime does that eight times faster than
+        # a softmax and a transpose of four axes.
+        lines = columns_first(logits.float()).softmax(1).to(context.dtype)  # (N * W, D, H)
+        columns = columns_first(context).transpose(1, 2)  # (N * W, H, C)
+        runs = (lines.reshape(-1, H)[bins] * mask) @ columns  # (N * W, R, C)
         *rows, place = cells
         pooled = reduce_segments(runs.reshape(-1, int(channels)), rows, place, torch.sum)
         return pooled.view(1, *grid.shape, -1).permute(0, 3, 1, 2)
+
+
+def columns_first(maps: Tensor) -> Tensor:
+    """(N, C, H, W) to (N * W, C, H)."""
+    channels, height = maps.shape[1:3]
+    return maps.flatten(1, 2).transpose(1, 2).reshape(-1, int(channels), int(height))
 
 
 def reduce_segments(rows: Tensor, buckets: Sequence[Tensor], place: Tensor, reduce) -> Tensor:

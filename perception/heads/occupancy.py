@@ -22,10 +22,19 @@ from .map import resample, sampling_positions
 
 @dataclass(frozen=True)
 class OccupancyOutput:
-    """Is a voxel occupied, and by what if so? S voxels along x and y share a class prediction."""
+    """Is a voxel occupied, and by what if so? S voxels along x and y share a class prediction.
 
-    occupied: Tensor  # (B, X, Y, Z) logits on the occupancy grid
-    classes: Tensor  # (B, X / S, Y / S, Z, K) logits, free not among them
+    As convolutions over columns give it: what reads it once, such as a decoder, need not copy it.
+    """
+
+    occupied: Tensor  # (B, Z, S, S, X / S, Y / S) logits; of x: x % S comes before x // S
+    classes: Tensor  # (B, Z, K, X / S, Y / S) logits, free not among them
+
+    def by_voxel(self) -> tuple[Tensor, Tensor]:
+        """Copies by place: (B, X, Y, Z) on the occupancy grid and (B, X / S, Y / S, Z, K)."""
+        batch, nz, s, _, nx, ny = self.occupied.shape
+        occupied = self.occupied.permute(0, 4, 2, 5, 3, 1).reshape(batch, nx * s, ny * s, nz)
+        return occupied, self.classes.permute(0, 3, 4, 1, 2).contiguous()
 
 
 @dataclass(frozen=True)
@@ -114,12 +123,13 @@ class OccupancyHead(nn.Module):
         columns = self.trunk(self._resampled(bev))
         batch, _, nx, ny = columns.shape
         nz, s = self.occupancy_grid.shape[2], self.class_stride
-        if self.lift is not None:
-            columns = self._refined(self.lift(columns))
-        occupied = self.occupied(columns).permute(0, 2, 3, 1).reshape(batch, nx, ny, nz, s, s)
-        occupied = occupied.permute(0, 1, 4, 2, 5, 3).reshape(batch, nx * s, ny * s, nz)
-        classes = self.classes(columns).permute(0, 2, 3, 1).reshape(batch, nx, ny, nz, -1)
-        return OccupancyOutput(occupied, classes)
+        if self.lift is None:
+            occupied = self.occupied(columns).view(batch, nz, s, s, nx, ny)
+            return OccupancyOutput(occupied, self.classes(columns).view(batch, nz, -1, nx, ny))
+        volume = self._refined(self.lift(columns))
+        occupied = self.occupied(volume).view(batch, s, s, nx, ny, nz).permute(0, 5, 1, 2, 3, 4)
+        classes = self.classes(volume).view(batch, -1, nx, ny, nz).permute(0, 4, 1, 2, 3)
+        return OccupancyOutput(occupied.contiguous(), classes.contiguous())
 
     def _refined(self, lifted: Tensor) -> Tensor:
         """(B, Z * C, X / S, Y / S) to (B, C, X / S, Y / S * Z), after the 3-D convolutions."""
@@ -147,20 +157,21 @@ class OccupancyHead(nn.Module):
             for _ in ("focal", "class"):  # other processes count what they have
                 mean_over_processes(nothing)
             return {"focal": nothing, "class": nothing, "lovasz": nothing}
-        if labels.semantics.shape != output.occupied.shape:
+        logits_occupied, logits_classes = output.by_voxel()
+        if labels.semantics.shape != logits_occupied.shape:
             raise ValueError(
                 f"occupancy labels are {tuple(labels.semantics.shape)}, the occupancy head "
-                f"predicts {tuple(output.occupied.shape)}; give the data the head's occupancy_grid"
+                f"predicts {tuple(logits_occupied.shape)}; give the data the head's occupancy_grid"
             )
         voxel, weight = self._counted(labels)
         target = labels.semantics.flatten()[voxel].long()
         there = target != FREE
         weight = weight * self.class_weight[target]
-        logit = output.occupied.flatten().index_select(0, voxel)
+        logit = logits_occupied.flatten().index_select(0, voxel)
         focal = (sigmoid_focal_loss(logit, there, self.gamma) * weight).sum()
         occupied = there.nonzero()[:, 0]
         row = self._class_voxel(voxel[occupied])
-        logits = output.classes.flatten(0, 3).index_select(0, row).float()
+        logits = logits_classes.flatten(0, 3).index_select(0, row).float()
         label, weight = target[occupied], weight[occupied]
         cross_entropy = (F.cross_entropy(logits, label, reduction="none") * weight).sum()
         overlap = lovasz_loss(logit.float().sigmoid(), there)
@@ -195,8 +206,9 @@ class OccupancyHead(nn.Module):
     def decode(self, output: OccupancyOutput, batch: Batch | None = None) -> OccupancyVolume:
         """The class of every voxel, and how likely it is."""
         s = self.class_stride
-        occupied = output.occupied.float().sigmoid()
-        best, label = output.classes.float().softmax(-1).max(-1)
+        occupied, classes = (logits.float() for logits in output.by_voxel())
+        occupied = occupied.sigmoid()
+        best, label = classes.softmax(-1).max(-1)
         best, label = (t.repeat_interleave(s, 1).repeat_interleave(s, 2) for t in (best, label))
         there = occupied >= self.threshold
         return OccupancyVolume(

@@ -18,7 +18,7 @@ from ..tracking import GreedyTracker, KalmanTracker
 from .structure import from_json, to_json
 
 MANIFEST = "manifest.json"
-FORMAT = 1  # goes up when an older runtime could not run what is written
+FORMAT = 2  # goes up when an older runtime could not run what is written
 
 Triple = tuple[int, int, int]
 Precision = Literal["fp32", "fp16", "int8"]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datasets.boxes import Detections
+from ...kernels.numba_exp import sigmoid
 from ..decoding.occupancy import OccupiedVoxels, decode_occupancy
 from ..tracking import TrackedDetections
 from .manifest import CenterSpec, HeadSpec, MapSpec, OccupancySpec, QuerySpec
@@ -39,7 +40,7 @@ def decoder_of(spec: HeadSpec, num_threads: int | None = None) -> Decoder:
     if isinstance(spec, QuerySpec):
         return lambda heatmap, proposals=None, **outputs: spec(**outputs)
     if isinstance(spec, MapSpec):
-        return lambda logits: 1 / (1 + np.exp(-logits.astype(np.float32)))
+        return lambda logits: sigmoid(logits)
     assert isinstance(spec, OccupancySpec)
     return lambda occupied, classes: decode_occupancy(
         occupied, classes, spec.threshold, num_threads

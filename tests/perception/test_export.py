@@ -29,6 +29,7 @@ from bevstack.perception.export.write import write_folder
 from bevstack.perception.fusion.class_evidence import ClassEvidence
 from bevstack.perception.heads import AffinityHead, OccupancyHead, TransFusionHead
 from bevstack.perception.runtime import Runtime, RuntimeOptions, read_manifest
+from bevstack.perception.runtime.manifest import FORMAT
 from bevstack.perception.runtime.manifest import SensorSpec
 
 RANGE = (-12.8, -9.6, -3.0, 12.8, 9.6, 5.0)
@@ -238,7 +239,7 @@ def test_a_changed_file_or_manifest_is_refused(tmp_path):
     text = path.read_text()
     for broken, message in (
         ("{", "not JSON"),
-        (text.replace('"format": 1', '"format": 7'), "format 7"),
+        (text.replace(f'"format": {FORMAT}', '"format": 7'), "format 7"),
         (text.replace('"pillar_size": 0.4', '"pillar_size": "wide"'), "lidar.pillar_size"),
         (text.replace('"kind": "map"', '"kind": "lanes"'), "heads.map"),
         (text.replace('"file": "lidar.onnx"', '"file": "../lidar.onnx"'), "not a file name"),

@@ -28,12 +28,19 @@ def make_targets(size=2, seed=0) -> OccupancyTargets:
     return OccupancyTargets(semantics.to(torch.uint8), lidar, camera, valid)
 
 
+def output_of(occupied: torch.Tensor, classes: torch.Tensor) -> OccupancyOutput:
+    """An output from (B, X, Y, Z) and (B, X, Y, Z, K), so of a stride of 1."""
+    return OccupancyOutput(
+        occupied.permute(0, 3, 1, 2)[:, :, None, None], classes.permute(0, 3, 4, 1, 2)
+    )
+
+
 def certain(semantics: torch.Tensor, sure: float = 12.0) -> OccupancyOutput:
     """What a head says that knows the answer."""
     there = semantics != FREE
     label = semantics.long().clamp(max=K - 1)
     classes = torch.nn.functional.one_hot(label, K) * sure
-    return OccupancyOutput((there * 2 - 1) * sure, classes)
+    return output_of((there * 2 - 1) * sure, classes)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -42,8 +49,15 @@ def test_shapes_follow_the_grid(stride, refine):
     head = OccupancyHead(8, GRID, VOXELS, 8, stride, refine_layers=refine, refine_channels=4)
     output = head(torch.randn(2, 8, *GRID.shape))
     nx, ny, nz = VOXELS.shape
-    assert output.occupied.shape == (2, nx, ny, nz)
-    assert output.classes.shape == (2, nx // stride, ny // stride, nz, K)
+    cells = nx // stride, ny // stride
+    assert output.occupied.shape == (2, nz, stride, stride, *cells)
+    assert output.classes.shape == (2, nz, K, *cells)
+    occupied, classes = output.by_voxel()
+    assert classes.shape == (2, *cells, nz, K)
+    assert occupied.shape == (2, nx, ny, nz)
+    x, y, z, s = 13, 22, 4, stride
+    assert occupied[1, x, y, z] == output.occupied[1, z, x % s, y % s, x // s, y // s]
+    assert torch.equal(classes[1, x // s, y // s, z], output.classes[1, z, :, x // s, y // s])
     decoded = head.decode(output)
     assert decoded.semantics.dtype == torch.uint8
     assert decoded.semantics.shape == decoded.probability.shape == (2, nx, ny, nz)
@@ -58,7 +72,8 @@ def test_a_column_of_the_map_makes_the_column_of_voxels_above_it(stride):
     moved = bev.clone()
     i, j = 20, 9  # x 3.2..4.0, y -2.4..-1.6
     moved[:, :, i, j] += 3
-    changed = (head(bev).occupied != head(moved).occupied)[0].any(-1).nonzero()
+    before, after = (head(each).by_voxel()[0][0] for each in (bev, moved))
+    changed = (before != after).any(-1).nonzero()
     x, y = VOXELS.bev.to_metres(changed[:, 0] + 0.5, changed[:, 1] + 0.5)
     reach = 0.4 if stride == 2 else 1.2  # bilinear sampling reaches into the next cell
     assert (x - 3.6).abs().max() <= reach - 0.1
@@ -96,18 +111,19 @@ def test_voxels_that_the_mask_hides_teach_nothing(mask):
         mask, torch.ones_like(targets.mask_lidar)
     )
     logits = torch.zeros(seen.shape, requires_grad=True)
-    output = OccupancyOutput(logits, torch.zeros(*seen.shape, K, requires_grad=True))
+    classes = torch.zeros(*seen.shape, K, requires_grad=True)
+    output = output_of(logits, classes)
     sum(head.loss(output, replace(make_batch(), occupancy=targets)).values()).backward()
     assert torch.equal(logits.grad != 0, seen)
     there = seen & (targets.semantics != FREE)
-    assert torch.equal((output.classes.grad != 0).any(-1), there)
+    assert torch.equal((classes.grad != 0).any(-1), there)
 
 
 def test_hidden_voxels_may_count_a_little():
     targets = make_targets()
     head = OccupancyHead(4, GRID, VOXELS, hidden_weight=0.25, lovasz_weight=0.0)
     logits = torch.zeros(targets.mask_camera.shape, requires_grad=True)
-    output = OccupancyOutput(logits, torch.zeros(*logits.shape, K))
+    output = output_of(logits, torch.zeros(*logits.shape, K))
     head.loss(output, replace(make_batch(), occupancy=targets))["focal"].backward()
     size = logits.grad.abs()
     seen = targets.mask_camera
