@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ...datasets.boxes import Boxes3D
 from ...datasets.geometry import angle_of, apply, inverse, quaternion_from_yaw
+from ...kernels.inverse import inverse_3x3
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def upright_in_global(boxes: Boxes3D, global_from_source: NDArray) -> Boxes3D:
         global_from_source: (4, 4), may turn, move, tilt, mirror and scale uniformly.
     """
     linear = global_from_source[:3, :3]
-    back = np.linalg.inv(inverse(global_from_source)[:2, :2])
+    ground = np.eye(3)
+    ground[:2, :2] = inverse(global_from_source)[:2, :2]
+    back = inverse_3x3(ground)[:2, :2]
     heading = np.stack([np.cos(boxes.yaw), np.sin(boxes.yaw)], -1) @ back.T
     return replace(
         boxes,

@@ -1,5 +1,6 @@
 """Exported models against PyTorch: every kind of sensor, encoder and head, whatever is missing."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,7 @@ from bevstack.perception.export.write import write_folder
 from bevstack.perception.fusion.class_evidence import ClassEvidence
 from bevstack.perception.heads import AffinityHead, OccupancyHead, TransFusionHead
 from bevstack.perception.runtime import Runtime, RuntimeOptions, read_manifest
-from bevstack.perception.runtime.manifest import FORMAT
-from bevstack.perception.runtime.manifest import SensorSpec
+from bevstack.perception.runtime.manifest import FORMAT, SensorSpec
 
 RANGE = (-12.8, -9.6, -3.0, 12.8, 9.6, 5.0)
 SENSORS = SensorSpec("ego", RANGE, IMAGE_SIZE[::-1], (), 1, True, True, True)
@@ -295,6 +295,7 @@ def test_column_runs_pool_like_the_definition():
 
 BLOCKED = """
 import sys
+import time
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
@@ -309,19 +310,24 @@ from bevstack.perception.runtime import Moment, Runtime
 runtime = Runtime(sys.argv[1])
 sensors = SensorInputs(
     np.zeros((1, 3, *runtime.manifest.sensors.image_size[::-1]), np.uint8),
-    np.eye(4, dtype=np.float32)[None],
+    np.array([[[0, 0, 1, 0], [-0.05, 0, 1, 0], [0, -0.05, 1, 1], [0, 0, 0, 1]]], np.float32),
     np.random.default_rng(0).uniform(-9, 9, (500, 5)).astype(np.float32),
     np.eye(4),
 )
 found = runtime.infer(sensors, Moment("scene", 0))
 assert found.detections is not None and found.map is not None and found.tracks is not None
 assert "torch" not in sys.modules
+used = time.process_time()
+time.sleep(0.3)
+used = time.process_time() - used
+assert used < 0.05, f"threads went on for {used} s after the frame"
 """
 
 
 def test_the_runtime_runs_where_torch_cannot_be_imported(tmp_path):
     write_folder(make_model(), SENSORS, tmp_path)
-    subprocess.run([sys.executable, "-c", BLOCKED, tmp_path], check=True)
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", BLOCKED, tmp_path], check=True, env=environment)
 
 
 def test_a_runtime_option_that_cannot_be_had_is_named(tmp_path):
