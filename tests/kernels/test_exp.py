@@ -1,9 +1,10 @@
 """The exponential in vector code against numpy's in float64."""
 
 import numpy as np
-from bevstack.kernels.numba_exp import exp32, sigmoid
 from hypothesis import given
 from hypothesis import strategies as st
+
+from bevstack.kernels.numba_exp import exp32, sigmoid
 
 
 @given(st.floats(-87.0, 88.0, width=32))
