@@ -7,6 +7,8 @@ entered from two threads. It also compiles a serial loop several times faster th
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import threading
 from collections import deque
@@ -23,7 +25,10 @@ RANGES_PER_THREAD = 8
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
+_pool_threads: list[int] = []
+_apart = -1, 0  # the core that the threads of the pool were last kept off, and how many they were
 _lock = threading.Lock()
+_current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if os.name == "posix" else None
 
 
 def compiled(function: Callable) -> Any:
@@ -89,6 +94,7 @@ def in_parallel(
             work(low, high)
 
     helpers = _threads(num_threads - 1)
+    _keep_off_this_core()
     futures = [helpers.submit(drain) for _ in range(min(num_threads, num_ranges) - 1)]
     try:
         drain()
@@ -106,14 +112,40 @@ def _threads(size: int) -> ThreadPoolExecutor:
     global _pool, _pool_size
     with _lock:
         if _pool is None or _pool_size < size:
-            _pool, _pool_size = ThreadPoolExecutor(size, thread_name_prefix="bevstack"), size
+            _pool_threads.clear()
+            _pool = ThreadPoolExecutor(size, "bevstack", _enlist)
+            _pool_size = size
         return _pool
+
+
+def _enlist() -> None:
+    _pool_threads.append(threading.get_native_id())
+
+
+def _keep_off_this_core() -> None:
+    """Let the pool's threads run anywhere but on the caller's core.
+
+    In a virtual machine an idle core may look taken, and Linux then wakes a thread on the core of
+    the one that waits for it: for 50 ms, until it balances load, two cores do the work of one.
+    """
+    global _apart
+    if _current_core is None or not hasattr(os, "sched_setaffinity"):
+        return
+    core = _current_core()
+    if (core, len(_pool_threads)) == _apart:
+        return
+    if others := os.sched_getaffinity(0) - {core}:
+        for thread in tuple(_pool_threads):
+            with contextlib.suppress(OSError):  # it has ended, or a sandbox does not allow it
+                os.sched_setaffinity(thread, others)
+    _apart = core, len(_pool_threads)
 
 
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and perhaps a lock held for ever."""
-    global _pool, _pool_size, _lock
-    _pool, _pool_size, _lock = None, 0, threading.Lock()
+    global _pool, _pool_size, _apart, _lock
+    _pool, _pool_size, _apart, _lock = None, 0, (-1, 0), threading.Lock()
+    _pool_threads.clear()
 
 
 if hasattr(os, "register_at_fork"):

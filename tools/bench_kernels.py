@@ -4,7 +4,9 @@
 
 BEV pooling at BEVFusion's geometry and at a large one; voxelization of a cloud of ten sweeps. Every
 result is checked against the baseline before it is timed. A figure is the median of --repeat runs
-after a warm-up, in milliseconds; memory is the growth of the process's peak resident size.
+(ten times as many of voxelization) in milliseconds; the methods of a task take turns, each with a
+warm-up, so that what the machine does meanwhile meets all of them. Memory is the growth of the
+process's peak resident size.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from bevstack.kernels.bev_pool import bev_pool_reference
 CHANNELS = 80
 POINT_RANGE, VOXEL_SIZE = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0), (0.075, 0.075, 0.2)
 MAX_POINTS, MAX_VOXELS = 10, 300_000
+TURNS = 3
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,22 @@ class Timing:
     ratio: float | None = None  # baseline's median / this median
 
 
-def measure(task: str, method: str, call: Callable[[], object], repeat: int) -> Timing:
-    """Warm up, then time single calls; memory in a call of its own."""
-    call()
-    peak = peak_growth_mb(call)
-    # OpenMP's threads of the method before spin on for a while, on a core that this one needs.
-    time.sleep(0.5)
-    seconds = []
-    for _ in range(repeat):
-        start = time.perf_counter()
+def measure(task: str, methods: dict[str, Callable[[], object]], repeat: int) -> list[Timing]:
+    """Time single calls of all methods in turns; memory in a call of its own."""
+    peaks, times = {}, {}
+    for method, call in methods.items():
         call()
-        seconds.append(time.perf_counter() - start)
-    return Timing(task, method, 1e3 * statistics.median(seconds), 1e3 * min(seconds), peak)
+        peaks[method], times[method] = peak_growth_mb(call), []
+    for _ in range(TURNS):
+        for method, call in methods.items():
+            # OpenMP's threads of the method before spin on for a while, on a core needed now.
+            time.sleep(0.5)
+            call()
+            for _ in range(-(-repeat // TURNS)):
+                start = time.perf_counter()
+                call()
+                times[method].append(1e3 * (time.perf_counter() - start))
+    return [Timing(task, m, statistics.median(ms), min(ms), peaks[m]) for m, ms in times.items()]
 
 
 def peak_growth_mb(call: Callable[[], object]) -> float | None:
@@ -147,20 +154,18 @@ def bench_pool(geometry: Geometry, rig, dtype: torch.dtype, repeat: int) -> list
         methods["interval sum (segment_reduce)"] = lambda d, f: interval_sum(d, f, points)
     check_pool(methods, depth, features)
     timings = []
-    for method, pool in methods.items():
-        call = partial(pool, depth, features)
-        timings.append(measure(f"pool forward, {name}", method, call, repeat))
+    forward = {method: partial(pool, depth, features) for method, pool in methods.items()}
+    timings += measure(f"pool forward, {name}", forward, repeat)
     inputs = depth.requires_grad_(), features.requires_grad_()
-    for method, pool in methods.items():
 
-        def both(pool=pool):
-            return torch.autograd.grad(pool(*inputs), inputs, grad)
+    def both(pool: Callable) -> object:
+        return torch.autograd.grad(pool(*inputs), inputs, grad)
 
-        timings.append(measure(f"pool forward + backward, {name}", method, both, repeat))
-    for method, make in (("sort points", sort_points), ("ours", plan_bev_pool)):
-        call = partial(make, cell, num_cells)
-        timings.append(measure(f"pool plan, {name}", method, call, repeat))
-    return timings
+    with_backward = {method: partial(both, pool) for method, pool in methods.items()}
+    timings += measure(f"pool forward + backward, {name}", with_backward, repeat)
+    plans = {"sort points": sort_points, "ours": plan_bev_pool}
+    make = {method: partial(plan, cell, num_cells) for method, plan in plans.items()}
+    return timings + measure(f"pool plan, {name}", make, repeat)
 
 
 def check_pool(methods: dict[str, Callable], depth: Tensor, features: Tensor) -> None:
@@ -203,7 +208,7 @@ def bench_voxelize(points: Tensor, repeat: int) -> list[Timing]:
         torch.testing.assert_close(ours.features, with_mean()[order], rtol=1e-5, atol=1e-5)
         baselines = {"spconv PointToVoxel": lambda: group(points), "the same + mean": with_mean}
         methods = {**baselines, **methods}
-    return [measure("voxelize", method, call, repeat) for method, call in methods.items()]
+    return measure("voxelize", methods, 10 * repeat)
 
 
 # --- Report ---------------------------------------------------------------------------------------

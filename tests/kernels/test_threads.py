@@ -1,13 +1,16 @@
 """Compiled loops under threads, forks and read-only folders."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from bevstack.kernels import threads
 from bevstack.kernels.numba_bev_pool import find_runs, pool_runs
 from bevstack.kernels.threads import in_parallel
 
@@ -49,6 +52,19 @@ def test_two_threads_may_call_at_once():
     assert all(np.array_equal(result, expected) for result in results)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="of Linux")
+def test_no_thread_of_the_pool_runs_on_the_callers_core(monkeypatch):
+    allowed = os.sched_getaffinity(0)
+    for core in sorted(allowed):
+        monkeypatch.setattr(threads, "_current_core", lambda core=core: core)
+        for _ in range(2):  # a thread that has just begun is told at the next call
+            in_parallel(lambda low, high: time.sleep(0.01), 40, 3)
+        assert threads._pool_threads
+        for thread in threads._pool_threads:
+            assert os.sched_getaffinity(thread) == (allowed - {core} or allowed)
+    assert os.sched_getaffinity(0) == allowed
+
+
 def _send_pooled(queue) -> None:
     queue.put(pooled(2))
 
@@ -68,8 +84,6 @@ def test_forked_worker_may_call_after_its_parent():
 
 def test_works_where_no_cache_can_be_written(monkeypatch):
     import numba
-
-    from bevstack.kernels import threads
 
     real = numba.njit
 

@@ -34,7 +34,7 @@ def make_points(num_points, num_channels=5, batch_size=3, seed=0, on_edges=False
 clouds = st.builds(
     make_points,
     num_points=st.integers(0, 200),
-    num_channels=st.integers(3, 7),
+    num_channels=st.integers(3, 18),
     seed=st.integers(0, 2**31),
     on_edges=st.booleans(),
 )
