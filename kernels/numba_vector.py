@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from numba import extending, types
 
 EIGHT = 8
+intrinsic: Any = extending.intrinsic  # takes the first parameter away
 
 
 @intrinsic

@@ -20,7 +20,7 @@ def export(
     check_frames: int = 4,
     tracker: Literal["kalman", "greedy"] = "kalman",
     tracker_settings: Path | None = None,
-    calibration_frames: int = 16,
+    calibration_frames: int = 32,
     agreement: float = 0.95,
     trust: list[str] | None = None,
 ) -> None:
@@ -53,6 +53,7 @@ def export(
     from ..export.untrained import spread_peaks
     from ..export.write import write_folder
     from ..runtime import Runtime
+    from ..tracking import KalmanTracker
     from ..tracking.settings import make_tracker
 
     if format == "aoti" and (precision != "fp32" or single):
@@ -66,7 +67,9 @@ def export(
     config, model, data = _load(run_folder, trust or (), root, version, split)
     model.cpu().eval()
     sensors = sensor_spec(data.encoder, data.val_steps, data.frame)
-    in_row = 1 if model.memory is None else 2
+    follower = make_tracker(tracker, tracker_settings)
+    links = "affinity" in model.heads and isinstance(follower, KalmanTracker)
+    in_row = 1 if model.memory is None and not links else 2
     reader, note = _reader(data, data.val_split)
     if reader is None:
         print(f"checked on made-up frames: {note}")
@@ -78,7 +81,6 @@ def export(
         print("random weights: normalisation and the last layer of heat-maps are set by a frame, "
               "to tell their peaks apart")  # fmt: skip
         spread_peaks(model, data.encoder(encode(frames[0])))
-    follower = make_tracker(tracker, tracker_settings)
     write_folder(model, sensors, out, config, single, follower)
     if precision == "fp16" and format != "tensorrt":
         from ..export.half import to_half
@@ -94,8 +96,8 @@ def export(
     least_score = WORTH_COMPARING if is_trained else 0.0
     parity = compare(model, encode, data.encoder, Runtime(out), frames, least_score)
     print_report(out, model, parity)
-    if "affinity" in model.heads:
-        print("the affinity head is left out: the runtime tracks by the boxes alone")
+    if "affinity" in model.heads and not links:
+        print(f"the affinity head is left out: the {tracker} tracker makes no use of it")
     exact = precision == "fp32" or format == "tensorrt"
     if exact and not parity.is_exact:
         raise ValueError(

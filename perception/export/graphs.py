@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ...kernels.numba_segments import WIDTHS
+from ..decoding.affinity import AffinityInputs
 from ..encoders import CameraEncoder, PillarEncoder, VoxelEncoder
+from ..heads import AffinityHead
 from ..memory import Past
 from ..model import FusionModel
+from ..runtime.affinity import MAP_BEFORE, MAP_NOW, SCORES
 from ..runtime.memory import FUSED
 from ..sparse import FeatureNorm, SparseConv3d, SubmanifoldConv3d
 from ..sparse.layers import fold_norm
@@ -242,6 +245,26 @@ class HeadsGraph(nn.Module):
             outputs[FUSED] = fused
         self.outputs = [Port(name, {}) for name in outputs]
         return tuple(outputs.values())
+
+
+class AffinityGraph(nn.Module):
+    """Two frames' maps and what is told of their detections to scores; see ``AffinityDecoder``."""
+
+    def __init__(self, head: AffinityHead):
+        super().__init__()
+        self.head = head
+        axes = {"before": "earlier", "ahead": "earlier", "now": "later", "behind": "later"}
+        self.inputs = [Port(MAP_BEFORE, {}), Port(MAP_NOW, {})]
+        for name in AffinityInputs._fields:
+            axis = axes.get(name.partition("_")[2], "pairs")
+            self.inputs.append(Port(name, {0: axis}))
+        self.outputs = [
+            Port(name, {0: axis}) for name, axis in zip(SCORES, ("pairs", "earlier", "later"))
+        ]
+
+    def forward(self, before: Tensor, now: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        """Inputs as ``self.inputs`` lists them."""
+        return self.head.scores(before[0], now[0], *given)
 
 
 class WholeGraph(nn.Module):

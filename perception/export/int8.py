@@ -129,6 +129,8 @@ class _Search:
         self.frames = list(self._observe(frames))
         self.graphs: dict[str, QuantizableGraph] = {}
         for name, spec in self.manifest.graphs.items():
+            if self.manifest.affinity is not None and name == self.manifest.affinity.graph:
+                continue  # small, and of few rows: stays as it is
             feeds = [frame.feeds[name] for frame in self.frames if name in frame.feeds]
             if not feeds:
                 raise ValueError(f"no frame to calibrate with has what {spec.file} takes")
@@ -194,15 +196,15 @@ class _Search:
         )
 
     def write(self, layers: Sequence[Layer], folder: Path) -> None:
-        """Write all graphs, with these layers in 8 bits, and their manifest."""
+        """Write the graphs, with these layers in 8 bits, and their manifest."""
         import onnx
 
-        graphs = {}
-        for name, spec in self.manifest.graphs.items():
-            chosen = {node for graph, node in layers if graph == name}
-            onnx.save(self.graphs[name].quantized(chosen), str(folder / spec.file))
-            check_onnx(folder / spec.file)
-            graphs[name] = describe_onnx(folder / spec.file)
+        graphs = dict(self.manifest.graphs)
+        for name, graph in self.graphs.items():
+            path = folder / graphs[name].file
+            onnx.save(graph.quantized({node for g, node in layers if g == name}), str(path))
+            check_onnx(path)
+            graphs[name] = describe_onnx(path)
         write_manifest(folder, replace(self.manifest, precision="int8", graphs=graphs))
 
 

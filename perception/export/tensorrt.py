@@ -74,9 +74,10 @@ def profile(folder: Path, frames: Iterable[Frame]) -> Profiles:
     runtime = Runtime(folder, observe=recorder)
     manifest = runtime.manifest
     longest: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in manifest.graphs}
+    state = None
     for frame in frames:
         recorder.inputs = {}
-        runtime.run(frame)
+        state = runtime.run(frame, state).state
         for graph, inputs in recorder.inputs.items():
             for name, array in inputs.items():
                 before = longest[graph].get(name, array.shape)

@@ -108,19 +108,26 @@ def write_onnx(part: Any, inputs: Mapping[str, NDArray], path: Path) -> list[str
             )
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_attention)
-    _fix_shapes(path, [tuple(output.shape) for output in outputs])
+    shapes = [
+        tuple(port.dynamic.get(axis, n) for axis, n in enumerate(output.shape))
+        for port, output in zip(part.outputs, outputs, strict=True)
+    ]
+    _fix_shapes(path, shapes)
     check_onnx(path)
     return [port.name for port in part.outputs]
 
 
-def _fix_shapes(path: Path, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Say of every output which shape it has: none of them changes, which the tracer misses."""
+def _fix_shapes(path: Path, shapes: Sequence[tuple[int | str, ...]]) -> None:
+    """Say of every output which shape it has, which the tracer misses; a name is of a length."""
     import onnx
 
     model = onnx.load(str(path))
     for output, shape in zip(model.graph.output, shapes, strict=True):
         for axis, edge in zip(output.type.tensor_type.shape.dim, shape, strict=True):
-            axis.dim_value = edge
+            if isinstance(edge, int):
+                axis.dim_value = edge
+            else:
+                axis.dim_param = edge
     factor_positions(model)
     onnx.save(model, str(path))
 

@@ -13,24 +13,34 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ...datasets.boxes import Boxes3D, Detections
 from ...datasets.sensors import SensorInputs
+from ..decoding.affinity import LinkedFrame
 from ..encoders import PillarEncoder
 from ..heads import AffinityHead
 from ..memory import BEVMemory
 from ..model import FusionModel
+from ..runtime.affinity import MAP_BEFORE, MAP_NOW
 from ..runtime.camera import CameraInputs
-from ..runtime.manifest import FORMAT, Manifest, MemorySpec, SensorSpec, write_manifest
+from ..runtime.manifest import (
+    FORMAT,
+    AffinitySpec,
+    Manifest,
+    MemorySpec,
+    SensorSpec,
+    write_manifest,
+)
 from ..runtime.pillars import PillarInputs
 from ..runtime.runtime import SensorPreparation
 from ..runtime.voxels import VoxelInputs
 from ..tracking import GreedyTracker, KalmanTracker
 from .describe import camera_spec, head_spec, lidar_spec, tracker_spec
 from .example import example_frame
-from .graphs import CameraGraph, HeadsGraph, PillarGraph, VoxelGraph, WholeGraph
+from .graphs import AffinityGraph, CameraGraph, HeadsGraph, PillarGraph, VoxelGraph, WholeGraph
 from .trace import OPSET, describe_onnx, prepared, write_onnx
 
 CONFIG = "config.yaml"
-WHOLE, HEADS = "model", "fusion_heads"  # names of graphs
+WHOLE, HEADS, LINK = "model", "fusion_heads", "affinity"  # names of graphs
 
 
 @dataclass(frozen=True)
@@ -94,9 +104,11 @@ def write_folder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = prepared(model)
-    # What links detections of two frames is asked of two frames' maps, which graphs do not keep.
-    if AffinityHead.task in model.heads:
-        model.heads.pop(AffinityHead.task)
+    tracker = tracker or KalmanTracker()
+    if AffinityHead.task in model.heads and not isinstance(tracker, KalmanTracker):
+        model.heads.pop(AffinityHead.task)  # the tracker makes no use of it
+    heads: dict[str, Any] = dict(model.heads.items())
+    link = heads.pop(AffinityHead.task, None)
     parts = parts_of(model, sensors.image_size, single)
     example = SensorPreparation(sensors)(example_frame(sensors))
     inputs: dict[str, NDArray] = {}
@@ -109,13 +121,18 @@ def write_folder(
     if (memory := model.memory) is not None:
         inputs |= _example_past(memory, model.fuser.out_channels)
     graphs = {}
+    affinity = None
+    if link is not None:
+        affinity = AffinitySpec(**vars(link.decoder), graph=LINK)
+        inputs |= _example_link(affinity, link.project[0].out_channels)
+        parts.modules[LINK] = AffinityGraph(link).eval()
     for name, module in parts.modules.items():
         path = folder / f"{name}.onnx"
         write_onnx(module, inputs, path)
         graphs[name] = describe_onnx(path)
     if config is not None:
         shutil.copyfile(config, folder / CONFIG)
-    heads = {task: head_spec(head) for task, head in model.heads.items()}
+    specs = {task: head_spec(head) for task, head in heads.items()}
     manifest = Manifest(
         format=FORMAT,
         precision="fp32",
@@ -125,12 +142,13 @@ def write_folder(
         camera=parts.camera,
         lidar=parts.lidar,
         heads_graph=WHOLE if single else HEADS,
-        heads=heads,
+        heads=specs,
         graphs=graphs,
         config=CONFIG,
         versions=versions(),
-        tracker=tracker_spec(tracker or KalmanTracker(), heads),
+        tracker=tracker_spec(tracker, specs),
         memory=None if memory is None else MemorySpec(memory.moments, memory.max_age),
+        affinity=affinity,
     )
     write_manifest(folder, manifest)
     return manifest
@@ -151,6 +169,21 @@ def _example_past(memory: BEVMemory, channels: int) -> dict[str, NDArray]:
         "past_age": age,
         "past_valid": np.ones_like(age),
     }
+
+
+def _example_link(spec: AffinitySpec, channels: int) -> dict[str, NDArray]:
+    """Three boxes, and two of them half a second later."""
+    shape = 1, channels, *spec.grid.shape
+    maps = np.random.default_rng(2).random((2, *shape), np.float32)
+    places = np.zeros((3, 3))
+    places[:, 0] = 0, 1, 4
+    whole = np.full(3, spec.labels[0], np.int64)
+    boxes = Boxes3D(places, np.ones((3, 3)), np.zeros(3), np.ones((3, 2)), whole)
+    found = Detections(boxes, np.full(3, 0.5), whole)
+    before = LinkedFrame(maps[0], found, np.eye(4), "", 0)
+    now = LinkedFrame(maps[1], found[np.arange(2)], np.eye(4), "", 500_000)
+    inputs = spec.inputs(before, now)._asdict()
+    return {MAP_BEFORE: maps[0], MAP_NOW: maps[1], **inputs}
 
 
 def versions() -> dict[str, str]:

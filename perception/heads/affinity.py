@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...datasets.batch import Batch
-from ...datasets.boxes import Boxes3D, Detections
+from ...datasets.boxes import Detections
 from ...datasets.nuscenes.classes import DETECTION_CLASSES, TRACKING_CLASSES
 from ...kernels.grid import BEVGrid
-from ..layers import ConvBlock
-from ..losses import mean_over_processes
-from ..tracking.affinity import Affinity
-from .affinity_features import (
+from ..decoding.affinity import (
     BOX_FEATURES,
     NUM_POINTS,
     PAIR_FEATURES,
+    AffinityDecoder,
+    AffinityInputs,
     LinkedFrame,
-    box_features,
-    gaps,
-    moved,
-    pair_features,
-    sample_boxes,
 )
+from ..layers import ConvBlock, full_precision
+from ..losses import mean_over_processes
+from ..tracking.affinity import Affinity
 from .affinity_targets import (
     AffinityLogits,
     affinity_loss,
@@ -71,7 +69,6 @@ class AffinityHead(nn.Module):
     """
 
     task = "affinity"
-    labels: NDArray[np.int64]
 
     def __init__(
         self,
@@ -91,11 +88,11 @@ class AffinityHead(nn.Module):
             raise ValueError(
                 f"affinity classes {sorted(unknown)} are none of {list(DETECTION_CLASSES)}"
             )
-        self.grid, self.max_boxes, self.match_distance = grid, max_boxes, match_distance
-        self.reach, self.max_age = reach, max_age
-        self.labels = np.array([DETECTION_CLASSES.index(name) for name in classes], np.int64)
+        labels = tuple(DETECTION_CLASSES.index(name) for name in classes)
+        self.decoder = AffinityDecoder(grid, labels, max_boxes, reach, max_age)
+        self.match_distance = match_distance
         self.project = ConvBlock(in_channels, channels, 1)
-        described = NUM_POINTS * channels + BOX_FEATURES + len(self.labels)
+        described = NUM_POINTS * channels + BOX_FEATURES + len(labels)
         self.describe = _mlp(described, width, descriptor)
         self.pair = _mlp(3 * descriptor + PAIR_FEATURES, width, 1)
         self.row = _mlp(3 * descriptor, width, 2)
@@ -127,12 +124,12 @@ class AffinityHead(nn.Module):
         # Depends on all parameters, for DDP, even where there is nothing to learn from.
         nothing = 0 * (output.map.sum() + sum(p.sum() for p in self.parameters()))
         forward, backward, rows, columns = nothing, nothing, 0, 0
-        for first, second in consecutive(frames, self.max_age):
+        for first, second in consecutive(frames, self.decoder.max_age):
             if not (valid[first] and valid[second]):
                 continue
-            before, now = self._best(frames[first]), self._best(frames[second])
-            possible = self._possible(before, now)
-            logits = self.logits(before, now, possible)
+            before, now = self.decoder.best(frames[first]), self.decoder.best(frames[second])
+            possible = self.decoder.possible(before, now)
+            logits = self.logits(before, now)
             shown_before, _ = self._shown(before, batch, first)
             shown_now, annotated = self._shown(now, batch, second)
             targets = affinity_targets(shown_before, shown_now, annotated, possible)
@@ -145,23 +142,13 @@ class AffinityHead(nn.Module):
     @torch.no_grad()
     def affinity(self, before: LinkedFrame, now: LinkedFrame) -> Affinity | None:
         """What becomes of the detections; None if the frames are not consecutive."""
-        if not 0 < now.seconds_after(before) <= self.max_age:
+        if not self.decoder.are_consecutive(before, now):
             return None
-        rows, columns = self._rows(before.found), self._rows(now.found)
-        before, now = self._best(before), self._best(now)
-        logits = self.logits(before, now, self._possible(before, now))
-        forward = logits.forward_log().exp().cpu().numpy()
-        backward = logits.backward_log().exp().cpu().numpy()
-        N, M = len(rows), len(columns)
-        return Affinity(
-            rows=rows,
-            columns=columns,
-            match=(forward[:, :M] + backward[:, :N].T) / 2,
-            dead=forward[:, M],
-            missed=forward[:, M + 1],
-            newborn=backward[:, N],
-            false_positive=backward[:, N + 1],
-        )
+        places = self.decoder.rows(before.found), self.decoder.rows(now.found)
+        before, now = self.decoder.best(before), self.decoder.best(now)
+        inputs = self.decoder.inputs(before, now)
+        scores = self.scores(before.map, now.map, *_on(now.map, inputs))
+        return self.decoder.affinity(places, inputs, *(score.cpu().numpy() for score in scores))
 
     def decode(
         self, output: AffinityOutput, batch: Batch, found: Sequence[Detections]
@@ -180,54 +167,41 @@ class AffinityHead(nn.Module):
         columns = zip(output.map, found, poses, scenes, times, strict=True)
         return [LinkedFrame(*frame) for frame in columns]
 
-    def logits(
-        self, before: LinkedFrame, now: LinkedFrame, possible: NDArray[np.bool_]
-    ) -> AffinityLogits:
-        """Scores of two frames' detections.
+    def logits(self, before: LinkedFrame, now: LinkedFrame) -> AffinityLogits:
+        """Scores of two frames' detections, of those that are linked alone."""
+        inputs = self.decoder.inputs(before, now)
+        tensors = _on(now.map, inputs)
+        pair, row, column = self.scores(before.map, now.map, *tensors)
+        match = pair.new_full((len(row), len(column)), -torch.inf)
+        return AffinityLogits(match.index_put(tensors[-2:], pair), row, column)
+
+    def scores(self, before: Tensor, now: Tensor, *given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of P pairs, of N earlier and of M later detections: (P,), (N, 2) and (M, 2).
 
         Args:
-            before: N detections.
-            now: M detections, later.
-            possible: (N, M) which pairs may be one object.
+            before: (C, X, Y) the earlier map.
+            now: (C, X, Y) the later one.
+            given: ``AffinityInputs``.
         """
-        seconds = now.seconds_after(before)
-        earlier, later = before.boxes_in(now), now.found.boxes
+        *boxes, told, i, j = given
+        places, of_boxes = boxes[:4], boxes[4:]
         # Each in its own map, and in the other one at where it will be or was.
-        own_before = self._described(before.map, before.found.boxes, before)
-        own_now = self._described(now.map, later, now)
-        ahead = self._described(now.map, moved(earlier, seconds), before)
-        behind = self._described(before.map, moved(now.boxes_in(before), -seconds), now)
-        i, j = np.nonzero(possible)
-        told = pair_features(earlier, later, seconds, (i, j)).to(now.map.device)
-        at = torch.from_numpy(i).to(told.device), torch.from_numpy(j).to(told.device)
+        own_before, ahead, own_now, behind = (
+            self.describe(torch.cat([sample_map(bev, place), features], 1))
+            for bev, place, features in zip((before, now, now, before), places, of_boxes)
+        )
         differences = [
-            (own_before[at[0]] - own_now[at[1]]).abs(),
-            (ahead[at[0]] - own_now[at[1]]).abs(),
-            (own_before[at[0]] - behind[at[1]]).abs(),
+            (own_before[i] - own_now[j]).abs(),
+            (ahead[i] - own_now[j]).abs(),
+            (own_before[i] - behind[j]).abs(),
         ]
         nearest = torch.minimum(told[:, 2], told[:, 7])
         score = self.pair(torch.cat([*differences, told], 1))[:, 0].float()
-        score = score + self.nearness[0] - self.nearness[1] * nearest
-        match = score.new_full(possible.shape, -torch.inf).index_put(at, score)
-        return AffinityLogits(
-            match,
+        return (
+            score + self.nearness[0] - self.nearness[1] * nearest,
             self.row(torch.cat([own_before, ahead, (own_before - ahead).abs()], 1)).float(),
             self.column(torch.cat([own_now, behind, (own_now - behind).abs()], 1)).float(),
         )
-
-    def _described(self, bev: Tensor, boxes: Boxes3D, frame: LinkedFrame) -> Tensor:
-        """(M, D) of a frame's boxes at places on a map."""
-        told = box_features(boxes, frame.found.score, self.grid, self.labels).to(bev.device)
-        return self.describe(torch.cat([sample_boxes(bev, boxes, self.grid), told], 1))
-
-    def _rows(self, found: Detections) -> NDArray[np.int64]:
-        """Places in the list of the detections that are linked, best first."""
-        rows = np.flatnonzero(np.isin(found.boxes.label, self.labels))
-        order = np.argsort(-found.score[rows], kind="stable")
-        return rows[order[: self.max_boxes]]
-
-    def _best(self, frame: LinkedFrame) -> LinkedFrame:
-        return replace(frame, found=frame.found[self._rows(frame.found)])
 
     def _shown(
         self, frame: LinkedFrame, batch: Batch, sample: int
@@ -237,9 +211,16 @@ class AffinityHead(nn.Module):
         shown = objects_shown(frame.found.boxes, truth, instance, self.match_distance)
         return shown, instance
 
-    def _possible(self, before: LinkedFrame, now: LinkedFrame) -> NDArray[np.bool_]:
-        seconds = now.seconds_after(before)
-        return gaps(before.boxes_in(now), now.found.boxes, seconds) < self.reach
+
+def sample_map(bev: Tensor, places: Tensor) -> Tensor:
+    """A map (C, X, Y) at places (M, 5, 2), bilinearly, zero beside it: (M, 5 * C)."""
+    with full_precision(bev):
+        found = F.grid_sample(bev[None].float(), places[None], align_corners=False)
+    return found[0].permute(1, 2, 0).flatten(1)  # of (1, C, M, 5)
+
+
+def _on(bev: Tensor, inputs: AffinityInputs) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(array).to(bev.device) for array in inputs)
 
 
 def consecutive(frames: Sequence[LinkedFrame], max_age: float) -> list[tuple[int, int]]:

@@ -12,6 +12,7 @@ from ...datasets.errors import DataError
 from ...datasets.sensors import Range
 from ...kernels.grid import BEVGrid
 from ...kernels.voxel_grid import VoxelGrid
+from ..decoding.affinity import AffinityDecoder
 from ..decoding.centers import CenterDecoder
 from ..decoding.queries import QueryDecoder
 from ..tracking import GreedyTracker, KalmanTracker
@@ -203,6 +204,13 @@ TrackerSpec = KalmanSpec | GreedySpec
 
 
 @dataclass(frozen=True)
+class AffinitySpec(AffinityDecoder):
+    """Learned affinities, which help the tracker; see ``runtime/affinity.py``."""
+
+    graph: str  # key in Manifest.graphs
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What ``manifest.json`` holds."""
 
@@ -222,6 +230,7 @@ class Manifest:
     package: GraphSpec | None = None  # fusion_heads as an AOTInductor package, beside graphs
     tracker: TrackerSpec | None = None  # None without a detection head
     memory: MemorySpec | None = None  # None for a model that sees every frame on its own
+    affinity: AffinitySpec | None = None  # None where distance alone links boxes
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

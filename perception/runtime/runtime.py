@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from ...datasets import augment
 from ...datasets.errors import DataError
 from ...datasets.frame import Frame
 from ...datasets.sensors import SensorEncoder, SensorInputs
+from ..decoding.affinity import LinkedFrame
+from .affinity import MAP, AffinityLink
 from .camera import CameraInputs
 from .manifest import Manifest, PillarSpec, SensorSpec, read_manifest
 from .memory import FUSED, recalled
@@ -66,6 +68,9 @@ class Runtime:
             for name, spec in manifest.graphs.items()
         }
         self._heads = self._graphs[manifest.heads_graph]
+        self._link = None
+        if manifest.affinity is not None:
+            self._link = AffinityLink(manifest.affinity, self._graphs[manifest.affinity.graph])
         self._absent = self._absent_maps()
         self._plan: dict[str, tuple[Any, Any]] = {}  # by input: the array, and its value
 
@@ -101,7 +106,7 @@ class Runtime:
             seconds: of stages before, to be given back with the others.
         """
         clock = _Clock(seconds or {})
-        outputs, memory = self._outputs(sensors, moment, state, clock)
+        outputs, kept = self._outputs(sensors, moment, state, clock)
         found: dict[str, dict] = {task: {} for task in self._decoders}
         for name, value in outputs.items():
             task, field = name.split(".")
@@ -111,11 +116,18 @@ class Runtime:
         detections, layers, voxels = map(results.get, ("detection", "map", "occupancy"))
         tracks, following = None, None
         if moment is not None:
-            of_tracker, tracker, pose = None, self.manifest.tracker, sensors.global_from_bev
+            linked, affinity, of_tracker = None, None, None
+            tracker, pose = self.manifest.tracker, sensors.global_from_bev
             if tracker is not None and detections is not None:
-                of_tracker, tracks = follow(tracker, detections, pose, moment, state)
+                if self._link is not None:
+                    when = moment.scene, moment.timestamp_us
+                    linked = LinkedFrame(kept.affinity_map, detections, pose, *when)
+                    if state is not None and state.linked is not None:
+                        affinity = self._link(state.linked, linked)
+                        clock.lap("affinity")
+                of_tracker, tracks = follow(tracker, detections, pose, moment, state, affinity)
                 clock.lap("tracks")
-            following = RuntimeState(moment, of_tracker, memory)
+            following = RuntimeState(moment, of_tracker, kept.memory, linked)
         return Perception(
             *(detections, layers, voxels, tracks, sensors.global_from_bev),
             *(following, clock.seconds),
@@ -136,8 +148,8 @@ class Runtime:
         moment: Moment | None,
         state: RuntimeState | None,
         clock: _Clock,
-    ) -> tuple[dict[str, NDArray], tuple[Remembered, ...]]:
-        """Outputs of the heads, and what is to be remembered from here on."""
+    ) -> tuple[dict[str, NDArray], _Kept]:
+        """Outputs of the heads, and what is kept for the frames to come."""
         inputs: dict[str, Any] = dict(self._absent)
         camera, lidar = self.manifest.camera, self.manifest.lidar
         if camera is not None and self._camera is not None and len(sensors.images):
@@ -155,13 +167,13 @@ class Runtime:
         memory = state.memory if state is not None and moment is not None else ()
         if spec is not None and moment is not None:
             inputs |= recalled(spec, memory, moment, pose)
-        values = self._heads.run(inputs, on_device=(FUSED,))
-        fused = values.pop(FUSED, None)
+        values = self._heads.run(inputs, on_device=(FUSED, MAP))
+        fused, affinity_map = values.pop(FUSED, None), values.pop(MAP, None)
         if spec is not None and moment is not None:
             memory = (*memory, Remembered(moment, pose, fused))[-spec.moments :]
         outputs = {name: value.numpy() for name, value in values.items()}
         clock.lap("heads")
-        return outputs, memory
+        return outputs, _Kept(memory, affinity_map)
 
     def _branch(self, sensor: str, graph: str, feeds: dict[str, Any], inputs: dict) -> None:
         """Run a sensor's graph, or leave its inputs to the one graph that holds everything."""
@@ -192,6 +204,13 @@ class Runtime:
             )
             for tensor in self._heads.spec.inputs
         }
+
+
+class _Kept(NamedTuple):
+    """What a frame leaves for those to come."""
+
+    memory: tuple[Remembered, ...]
+    affinity_map: Any  # OrtValue; None without an affinity head
 
 
 class SensorPreparation:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding.affinity import LinkedFrame
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -38,3 +40,4 @@ class RuntimeState:
     moment: Moment
     tracks: Any = None  # of the tracker; None for a model that does not track
     memory: tuple[Remembered, ...] = ()  # the last moments; none for a model without memory
+    linked: LinkedFrame | None = None  # the frame; None for a model without learned affinities

@@ -11,6 +11,7 @@ from ...datasets.boxes import Detections
 from ...datasets.geometry import inverse
 from ..evaluation.boxes import upright_in_global
 from ..tracking import TrackedDetections, Tracker
+from ..tracking.affinity import Affinity
 from .state import Moment, RuntimeState
 
 
@@ -20,6 +21,7 @@ def follow(
     global_from_bev: NDArray,
     moment: Moment,
     state: RuntimeState | None,
+    affinity: Affinity | None = None,
 ) -> tuple[Any, TrackedDetections]:
     """Take the tracker on by one frame.
 
@@ -29,6 +31,7 @@ def follow(
         global_from_bev: (4, 4).
         moment: of the frame.
         state: of the stream; None at its start.
+        affinity: what a model says of the detections and those of ``state``.
 
     Returns:
         The tracker's next state, and its tracks in the BEV frame. They are numbered through from
@@ -42,6 +45,6 @@ def follow(
         else:
             tracks = replace(tracks, next_track=state.tracks.next_track)
     found = replace(detections, boxes=upright_in_global(detections.boxes, global_from_bev))
-    tracks, tracked = tracker.step(tracks, found, moment.timestamp_us)
+    tracks, tracked = tracker.step(tracks, found, moment.timestamp_us, affinity)
     boxes = tracked.detections.boxes.transformed(inverse(global_from_bev))
     return tracks, replace(tracked, detections=replace(tracked.detections, boxes=boxes))

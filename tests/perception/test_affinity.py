@@ -16,14 +16,14 @@ from bevstack.datasets.boxes import Boxes3D, Detections
 from bevstack.datasets.errors import DataError
 from bevstack.kernels.grid import BEVGrid
 from bevstack.perception import cli
+from bevstack.perception.decoding.affinity import LinkedFrame, sampling_places
 from bevstack.perception.evaluation.affinities import Linker, read_affinities, write_affinities
 from bevstack.perception.evaluation.boxes import GlobalBoxes
 from bevstack.perception.evaluation.evaluate import AFFINITIES
 from bevstack.perception.evaluation.tracks import Timeline
 from bevstack.perception.evaluation.tta import AugmentedModel, Views
 from bevstack.perception.heads import AffinityHead
-from bevstack.perception.heads.affinity import consecutive
-from bevstack.perception.heads.affinity_features import LinkedFrame, sample_boxes
+from bevstack.perception.heads.affinity import consecutive, sample_map
 from bevstack.perception.heads.affinity_targets import (
     AffinityLogits,
     affinity_loss,
@@ -134,12 +134,14 @@ def test_a_box_is_sampled_at_its_middle_and_its_edges():
     i, j = torch.meshgrid(*(torch.arange(n) + 0.5 for n in grid.shape), indexing="ij")
     plane = torch.stack(grid.to_metres(i, j))  # x and y themselves, which bilinear sampling keeps
     turned = boxes([[1.3, -2.1]], yaw=0.6)
-    places = sample_boxes(plane, turned, grid).view(5, 2).double().numpy()
+    places = torch.from_numpy(sampling_places(turned, grid))
+    places = sample_map(plane, places).view(5, 2).double().numpy()
     c, s = np.cos(0.6), np.sin(0.6)
     local = np.array([[0, 0], [0.4, 0], [-0.4, 0], [0, 0.3], [0, -0.3]])
     expected = local @ np.array([[c, s], [-s, c]]) + [1.3, -2.1]
     np.testing.assert_allclose(places, expected, atol=1e-5)
-    assert not sample_boxes(plane, boxes([[50, 50]]), grid).any()
+    far = sampling_places(boxes([[50, 50]]), grid)
+    assert not sample_map(plane, torch.from_numpy(far)).any()
 
 
 def head(seed=0, **given) -> AffinityHead:
@@ -210,9 +212,9 @@ def test_what_can_be_matched_does_not_depend_on_the_frames_augmentation(x, y, ya
     bev_from_global = pose(x, y, yaw, flip, scale)
     augmented = replace(earlier, boxes=earlier.boxes.transformed(bev_from_global))
     place = np.linalg.inv(bev_from_global)
-    plain = model._possible(frame(earlier), frame(later, 0.5))
+    plain = model.decoder.possible(frame(earlier), frame(later, 0.5))
     np.testing.assert_array_equal(
-        model._possible(frame(augmented, place=place), frame(later, 0.5)), plain
+        model.decoder.possible(frame(augmented, place=place), frame(later, 0.5)), plain
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_parts import make_batch, make_model
+from model_parts import GRID, make_batch, make_model
 
 from bevstack.datasets.boxes import Boxes3D, Detections
 from bevstack.datasets.sensors import SensorInputs
@@ -16,6 +16,7 @@ from bevstack.perception.evaluation.evaluate import predict
 from bevstack.perception.evaluation.exported import ExportedModel
 from bevstack.perception.evaluation.tracks import Timeline
 from bevstack.perception.export.write import write_folder
+from bevstack.perception.heads import AffinityHead
 from bevstack.perception.runtime import Moment, Runtime, RuntimeOptions, read_manifest
 from bevstack.perception.runtime.manifest import SensorSpec
 from bevstack.perception.runtime.state import RuntimeState
@@ -168,3 +169,56 @@ def test_the_trackers_settings_come_with_the_export(tmp_path):
         found = read_manifest(tmp_path / name).tracker
         assert found is not None
         assert {**vars(found), "kind": None} == {**vars(tracker), "kind": None}
+
+
+def test_affinities_are_those_of_the_model(tmp_path):
+    torch.manual_seed(0)
+    model = make_model(camera=False, heads=("detection",)).eval()
+    head = model.heads["affinity"] = AffinityHead(32, GRID, channels=4, width=16).eval()
+    for network in (head.pair, head.row, head.column):  # begin at zero
+        torch.nn.init.normal_(network[-1].weight)
+    manifest = write_folder(model, SENSORS, tmp_path)
+    assert manifest.affinity is not None
+    runtime, state, asked = Runtime(tmp_path, OPTIONS), None, []
+    link = runtime._link
+
+    def spied(before, now):
+        said = link(before, now)
+        asked.append((before, now, said))
+        return said
+
+    runtime._link = spied
+    for k, scene in enumerate("aaab"):
+        batch = make_batch(size=1, seed=k, cameras=0)
+        sensors = SensorInputs(
+            *(batch.images.numpy(), batch.bev_from_image.numpy(), batch.points.numpy()),
+            pose(0.5 * k, 0.02 * k),
+        )
+        state = runtime.infer(sensors, Moment(scene, 500_000 * k), state).state
+        with torch.no_grad():
+            described = model(batch)["affinity"].map[0]
+        np.testing.assert_allclose(state.linked.map.numpy()[0], described, rtol=1e-4, atol=1e-4)
+    assert len(asked) == 3
+    assert asked[2][2] is None  # another scene
+    nothing = Detections(Boxes3D.empty(), np.zeros(0), np.zeros(0, np.int64))
+    before, now, _ = asked[1]
+    pairs = [asked[0], asked[1]]
+    for first, second in ((nothing, now.found), (before.found, nothing), (nothing, nothing)):
+        frames = replace(before, found=first), replace(now, found=second)
+        pairs.append((*frames, link(*frames)))
+    for first, second, said in pairs:
+        maps = (torch.from_numpy(frame.map.numpy()[0]) for frame in (first, second))
+        frames = (replace(frame, map=m) for frame, m in zip((first, second), maps))
+        expected = head.affinity(*frames)
+        for name, values in vars(expected).items():
+            np.testing.assert_allclose(getattr(said, name), values, atol=1e-5, err_msg=name)
+    assert len(pairs[1][2].rows) > 20
+    assert pairs[1][2].match.max() > 0.3
+
+
+def test_a_tracker_that_goes_by_distance_alone_is_given_no_affinity(tmp_path):
+    model = make_model(camera=False, heads=("detection",))
+    model.heads["affinity"] = AffinityHead(32, GRID, channels=4)
+    manifest = write_folder(model, SENSORS, tmp_path, tracker=GreedyTracker())
+    assert manifest.affinity is None
+    assert set(manifest.graphs) == {"lidar", "fusion_heads"}

@@ -1,0 +1,45 @@
+"""Learned affinities between the detections of two frames of a stream."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..decoding.affinity import LinkedFrame
+from ..tracking.affinity import Affinity
+from .manifest import AffinitySpec
+from .session import GraphSession
+
+MAP = "affinity.map"  # output of the heads' graph
+MAP_BEFORE, MAP_NOW = "map_before", "map_now"  # inputs, beside those of AffinityInputs
+SCORES = "affinity.pair", "affinity.row", "affinity.column"
+
+
+class AffinityLink:
+    """Asks the affinity graph about two frames.
+
+    Args:
+        spec: of the manifest.
+        graph: the session.
+    """
+
+    def __init__(self, spec: AffinitySpec, graph: GraphSession):
+        self.spec, self._graph = spec, graph
+
+    def __call__(self, before: LinkedFrame, now: LinkedFrame) -> Affinity | None:
+        """What becomes of the detections; None if the frames are not consecutive."""
+        if not self.spec.are_consecutive(before, now):
+            return None
+        places = self.spec.rows(before.found), self.spec.rows(now.found)
+        before, now = self.spec.best(before), self.spec.best(now)
+        inputs = self.spec.inputs(before, now)
+        given = {name: _at_least_one(array) for name, array in inputs._asdict().items()}
+        found = self._graph.run({MAP_BEFORE: before.map, MAP_NOW: now.map, **given})
+        lengths = len(inputs.told_pairs), len(inputs.told_before), len(inputs.told_now)
+        scores = (found[name].numpy()[:n] for name, n in zip(SCORES, lengths))
+        return self.spec.affinity(places, inputs, *scores)
+
+
+def _at_least_one(array: NDArray) -> NDArray:
+    """Runtimes differ in what they make of empty arrays; what comes of this row is cut off."""
+    return array if len(array) else np.zeros((1, *array.shape[1:]), array.dtype)
