@@ -26,7 +26,11 @@ def inverse_3x3(matrix: ArrayLike) -> NDArray[np.float64]:
 
 
 def inverse_affine(matrix: ArrayLike) -> NDArray[np.float64]:
-    """Inverse of (..., 4, 4) matrices whose last row is 0, 0, 0, 1, float64; raises as above."""
+    """Inverse of (..., 4, 4) matrices whose last row is 0, 0, 0, 1, float64.
+
+    Raises:
+        numpy.linalg.LinAlgError: as above, of the (..., 3, 3) parts.
+    """
     matrix = np.asarray(matrix, np.float64)
     linear = inverse_3x3(matrix[..., :3, :3])
     inverse = np.zeros_like(matrix)

@@ -6,8 +6,9 @@ own, so that no sort and no hash table is needed, voxels are numbered in the ord
 and threads share nothing. Within a tile points stay in input order, which sums and caps follow.
 
 Memory that a process touches for the first time costs more than all arithmetic here. So there is
-little of it besides the results, 24 bytes per point, and results and scratch are one allocation
-each: malloc keeps such blocks from call to call, where it gives many small ones back every time.
+little of it besides the results, 24 bytes per point and the sums of one tile, and results and
+scratch are one allocation each: malloc keeps such blocks from call to call, where it gives many
+small ones back every time.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def voxelize_points(
     """Group points into voxels and average them; see ``voxelize`` for the arguments.
 
     Args:
-        points: (P, 3 or more) float32 or float64, C-contiguous.
+        points: (P, 3 or more) float32 or float64.
         batch_index: (P,) int64.
         batch_size: number of samples.
         point_range: lower x, y, z and upper x, y, z.
@@ -73,7 +74,7 @@ def voxelize_points(
         Means (V, C) in the dtype of the points, coordinates (V, 4), number of points (V,) and the
         voxel of each point (P,), these int64.
     """
-    num_threads = num_threads or available_threads()
+    num_threads, points = num_threads or available_threads(), np.ascontiguousarray(points)
     sides = np.asarray((batch_size, *shape), np.int64)
     bounds = np.asarray([*point_range, *voxel_size], points.dtype)
     cell_of, records, cells = _in_one_block(*[((len(points),), np.int64)] * 3)

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from threading import get_native_id
 from typing import Any
 
 import numba
@@ -25,10 +26,10 @@ RANGES_PER_THREAD = 8
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
-_pool_threads: list[int] = []
-_apart = -1, 0  # the core that the threads of the pool were last kept off, and how many they were
+_pool_threads: list[int] = []  # as the system numbers them
+_apart: tuple = ()  # what the threads of the pool were last told
 _lock = threading.Lock()
-_current_core = getattr(ctypes.CDLL(None), "sched_getcpu", None) if os.name == "posix" else None
+_current_core = getattr(ctypes.PyDLL(None), "sched_getcpu", None) if os.name == "posix" else None
 
 
 def compiled(function: Callable) -> Any:
@@ -109,17 +110,14 @@ def in_parallel(
 
 
 def _threads(size: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
+    global _pool, _pool_size, _pool_threads
     with _lock:
         if _pool is None or _pool_size < size:
-            _pool_threads.clear()
-            _pool = ThreadPoolExecutor(size, "bevstack", _enlist)
+            # A list of its own: of a pool that is replaced some thread may begin later.
+            _pool_threads = own = []
+            _pool = ThreadPoolExecutor(size, "bevstack", lambda: own.append(get_native_id()))
             _pool_size = size
         return _pool
-
-
-def _enlist() -> None:
-    _pool_threads.append(threading.get_native_id())
 
 
 def _keep_off_this_core() -> None:
@@ -131,21 +129,21 @@ def _keep_off_this_core() -> None:
     global _apart
     if _current_core is None or not hasattr(os, "sched_setaffinity"):
         return
-    core = _current_core()
-    if (core, len(_pool_threads)) == _apart:
-        return
-    if others := os.sched_getaffinity(0) - {core}:
-        for thread in tuple(_pool_threads):
+    others = os.sched_getaffinity(0) - {_current_core()}
+    with _lock:
+        told = others, tuple(_pool_threads)
+        if told == _apart or not others:
+            return
+        for thread in told[1]:
             with contextlib.suppress(OSError):  # it has ended, or a sandbox does not allow it
                 os.sched_setaffinity(thread, others)
-    _apart = core, len(_pool_threads)
+        _apart = told
 
 
 def _forget_threads() -> None:
     """A forked child has none of its parent's threads, and perhaps a lock held for ever."""
-    global _pool, _pool_size, _apart, _lock
-    _pool, _pool_size, _apart, _lock = None, 0, (-1, 0), threading.Lock()
-    _pool_threads.clear()
+    global _pool, _pool_size, _pool_threads, _apart, _lock
+    _pool, _pool_size, _pool_threads, _apart, _lock = None, 0, [], (), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -25,8 +25,8 @@ def dump_frame(
     """Write what the graphs of an exported model are given for one frame, and what they give.
 
     OUT gets one raw file per array and ``frame.txt``, which says of which graph, name, type and
-    shape they are; ``tools/cpp_runtime`` reads it. For a model with memory the frames before run
-    first.
+    shape they are; ``tools/cpp_runtime`` reads it. For a model with memory or a learned
+    affinity the frames before run first.
 
     Args:
         root: an indexed nuScenes folder.
@@ -51,7 +51,8 @@ def dump_frame(
     if token is None and not 0 <= index < len(reader):
         raise DataError(f"--index is {index}; the split has the frames 0 to {len(reader) - 1}")
     frames = [reader[index if token is None else reader.index_of(token)]]
-    for _ in range(manifest.memory.moments if manifest.memory else 0):
+    moments = manifest.memory.moments if manifest.memory else 0
+    for _ in range(max(moments, manifest.affinity is not None)):
         before = frames[0].previous() if frames[0].previous else None
         if before is None:
             break

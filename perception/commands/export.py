@@ -34,7 +34,8 @@ def export(
         format: what to add to the ONNX files: ``aoti``, an AOTInductor package of fusion and heads
             for PyTorch programs (needs a C++ compiler; fp32); ``tensorrt``, the trtexec commands,
             with fp16 allowed or not, and the engines where TensorRT's Python package is installed.
-        single: one ``model.onnx`` instead of one file per sensor and one for the rest.
+        single: one ``model.onnx`` instead of one file per sensor and one for the rest; a learned
+            affinity stays a file of its own.
         root: nuScenes folder to check with; default: the one trained on.
         version: its tables' folder.
         split: the split to check on; default: the validation split of the run.
@@ -75,7 +76,7 @@ def export(
         print(f"checked on made-up frames: {note}")
         frames = [example_frame(sensors, n, timestamp_us=n * 250_000) for n in (1, 3)]
     else:
-        frames = _spread(reader, check_frames, in_row)
+        frames = _spread(reader, max(check_frames, in_row), in_row)
     encode = _steps(data.val_steps)
     if not is_trained:
         print("random weights: normalisation and the last layer of heat-maps are set by a frame, "

@@ -47,7 +47,10 @@ def write_package(
         ValueError: if there is no C++ compiler, or the package is not the model.
     """
     find_compiler()
-    part: Any = HeadsGraph(prepared(model)).eval()
+    model = prepared(model)
+    if "affinity" in model.heads and read_manifest(folder).affinity is None:
+        model.heads.pop("affinity")
+    part: Any = HeadsGraph(model).eval()
     inputs = [arguments_of(part, seen) for seen in _heads_inputs(folder, frames)]
     path = folder / PACKAGE
     with torch.no_grad():

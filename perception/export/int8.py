@@ -36,7 +36,7 @@ def to_int8(
     Every layer is quantised alone, and its error seen in the outputs of the heads. Those with the
     largest errors then stay in float, as few as bring the results near enough to the float
     model's. A graph that 8 bits do not make faster computes in float. All weights are stored in
-    8 bits.
+    8 bits, but for a learned affinity's, which stays as it is.
 
     Args:
         folder: the export.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from ...datasets.boxes import Detections
 from ...datasets.encode import Encoder
 from ...datasets.frame import Frame
+from ..decoding.affinity import LinkedFrame
 from ..memory import Stream
 from ..model import FusionModel
 from ..runtime import Moment, Runtime
+from ..tracking import Affinity
 
 TOLERANCE = (
     1e-3  # metres, radians, m/s, probability of a map layer: the most that float32 may differ by
@@ -54,6 +56,7 @@ class Parity:
     boxes_found: int = 0  # of them, by the exported model: same class, nearly the same place
     box: Difference = field(default_factory=Difference)  # parameters of these
     map: Difference = field(default_factory=Difference)  # probabilities
+    affinity: Difference = field(default_factory=Difference)  # probabilities of links
 
     @property
     def box_agreement(self) -> float:
@@ -64,7 +67,7 @@ class Parity:
     def is_exact(self) -> bool:
         """Is it as near as float32 has to be?"""
         # Of two peaks with scores equal to the last digits either may suppress the other.
-        largest = max(self.box.largest, self.map.largest)
+        largest = max(self.box.largest, self.map.largest, self.affinity.largest)
         return self.box_agreement >= 0.99 and largest < TOLERANCE
 
 
@@ -88,6 +91,7 @@ def compare(
         least_score: of the boxes that are compared.
     """
     parity, stream, state = Parity(), Stream(model), None
+    before: LinkedFrame | None = None
     for frame in frames:
         batch = encoder(encode(frame))
         outputs = stream(batch)
@@ -97,6 +101,13 @@ def compare(
             expected = getattr(outputs[task], part).numpy()
             parity.outputs.setdefault(name, Difference()).add(found, expected)
         results = runtime.infer(sensors, moment, state)
+        if runtime.link is not None and results.state is not None and results.state.linked:
+            linked = results.state.linked
+            now = replace(linked, map=outputs["affinity"].map[0])
+            if before is not None and state is not None and state.linked is not None:
+                expected = model.heads["affinity"].affinity(before, now)  # pyright: ignore
+                compare_affinity(expected, runtime.link(state.linked, linked), parity)
+            before = now
         state = results.state
         decoded = model.decode(outputs, batch)
         if results.detections is not None:
@@ -105,6 +116,15 @@ def compare(
             parity.map.add(results.map, decoded["map"][0].numpy())
         parity.frames += 1
     return parity
+
+
+def compare_affinity(expected: Affinity | None, found: Affinity | None, parity: Parity) -> None:
+    """Take in what is said of the same boxes of two frames."""
+    if expected is None or found is None:
+        assert expected is found  # both know whether the frames are consecutive
+        return
+    for name in (f.name for f in fields(expected)):
+        parity.affinity.add(getattr(found, name), getattr(expected, name))
 
 
 def compare_boxes(

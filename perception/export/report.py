@@ -28,6 +28,11 @@ def print_report(folder: Path, model: FusionModel, parity: Parity) -> None:
             f"probabilities of the map differ by at most {parity.map.largest:.1e}, "
             f"{parity.map.mean:.1e} in the mean"
         )
+    if parity.affinity.count:
+        console.print(
+            f"probabilities of affinities differ by at most {parity.affinity.largest:.1e}, "
+            f"{parity.affinity.mean:.1e} in the mean"
+        )
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     table = Table("file", "KB", "of the float32 weights", "inputs", title="Sizes")
     total = 0

@@ -85,7 +85,10 @@ def profile(folder: Path, frames: Iterable[Frame]) -> Profiles:
     found: Profiles = {}
     for name, graph in manifest.graphs.items():
         if not longest[name]:
-            raise ValueError(f"no frame to take the lengths of axes from has what {name} takes")
+            raise ValueError(
+                f"no frame to take the lengths of axes from has what {name} takes; give more "
+                "--check_frames, or another --split"
+            )
         changing = [t for t in graph.inputs if any(isinstance(edge, str) for edge in t.shape)]
         found[name] = {
             tensor.name: Shapes(

@@ -96,7 +96,7 @@ def write_folder(
         sensors: what a runtime does to a frame.
         folder: made if missing; its files are written over.
         config: the training's config, to be copied.
-        single: one file instead of one per part.
+        single: one file instead of one per part, but for a learned affinity.
         tracker: of the boxes; None for the default one.
 
     Raises:

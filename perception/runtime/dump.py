@@ -46,7 +46,7 @@ def record(
 
     Args:
         folder: what ``bevstack export`` wrote.
-        frames: one, or for a model with memory those that it looks back at before it.
+        frames: one, or for a model with memory or a learned affinity those before it too.
         options: of the runtime.
 
     Raises:

@@ -223,7 +223,7 @@ class Manifest:
     lidar: PillarSpec | VoxelSpec | None
     heads_graph: str  # key in graphs; its outputs are "task.field"
     heads: dict[str, HeadSpec]
-    graphs: dict[str, GraphSpec]  # one that holds everything, or camera, lidar, fusion_heads
+    graphs: dict[str, GraphSpec]  # model, or camera, lidar, fusion_heads; affinity
     config: str  # file of the training's config
     versions: dict[str, str] = field(default_factory=dict)
     quantization: QuantizationSpec | None = None  # of int8

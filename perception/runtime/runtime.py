@@ -68,9 +68,9 @@ class Runtime:
             for name, spec in manifest.graphs.items()
         }
         self._heads = self._graphs[manifest.heads_graph]
-        self._link = None
+        self.link: AffinityLink | None = None
         if manifest.affinity is not None:
-            self._link = AffinityLink(manifest.affinity, self._graphs[manifest.affinity.graph])
+            self.link = AffinityLink(manifest.affinity, self._graphs[manifest.affinity.graph])
         self._absent = self._absent_maps()
         self._plan: dict[str, tuple[Any, Any]] = {}  # by input: the array, and its value
 
@@ -106,7 +106,7 @@ class Runtime:
             seconds: of stages before, to be given back with the others.
         """
         clock = _Clock(seconds or {})
-        outputs, kept = self._outputs(sensors, moment, state, clock)
+        outputs, left = self._outputs(sensors, moment, state, clock)
         found: dict[str, dict] = {task: {} for task in self._decoders}
         for name, value in outputs.items():
             task, field = name.split(".")
@@ -119,15 +119,15 @@ class Runtime:
             linked, affinity, of_tracker = None, None, None
             tracker, pose = self.manifest.tracker, sensors.global_from_bev
             if tracker is not None and detections is not None:
-                if self._link is not None:
+                if self.link is not None:
                     when = moment.scene, moment.timestamp_us
-                    linked = LinkedFrame(kept.affinity_map, detections, pose, *when)
+                    linked = LinkedFrame(left.affinity_map, detections, pose, *when)
                     if state is not None and state.linked is not None:
-                        affinity = self._link(state.linked, linked)
+                        affinity = self.link(state.linked, linked)
                         clock.lap("affinity")
                 of_tracker, tracks = follow(tracker, detections, pose, moment, state, affinity)
                 clock.lap("tracks")
-            following = RuntimeState(moment, of_tracker, kept.memory, linked)
+            following = RuntimeState(moment, of_tracker, left.memory, linked)
         return Perception(
             *(detections, layers, voxels, tracks, sensors.global_from_bev),
             *(following, clock.seconds),
@@ -148,7 +148,7 @@ class Runtime:
         moment: Moment | None,
         state: RuntimeState | None,
         clock: _Clock,
-    ) -> tuple[dict[str, NDArray], _Kept]:
+    ) -> tuple[dict[str, NDArray], _Left]:
         """Outputs of the heads, and what is kept for the frames to come."""
         inputs: dict[str, Any] = dict(self._absent)
         camera, lidar = self.manifest.camera, self.manifest.lidar
@@ -173,7 +173,7 @@ class Runtime:
             memory = (*memory, Remembered(moment, pose, fused))[-spec.moments :]
         outputs = {name: value.numpy() for name, value in values.items()}
         clock.lap("heads")
-        return outputs, _Kept(memory, affinity_map)
+        return outputs, _Left(memory, affinity_map)
 
     def _branch(self, sensor: str, graph: str, feeds: dict[str, Any], inputs: dict) -> None:
         """Run a sensor's graph, or leave its inputs to the one graph that holds everything."""
@@ -206,7 +206,7 @@ class Runtime:
         }
 
 
-class _Kept(NamedTuple):
+class _Left(NamedTuple):
     """What a frame leaves for those to come."""
 
     memory: tuple[Remembered, ...]

@@ -9,6 +9,7 @@ from kernel_cases import TOLERANCE
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bevstack.kernels import pillar_max, scatter_to_bev, voxelize
+from bevstack.kernels.numba_voxelize import voxelize_points
 from bevstack.kernels.voxelize import (
     _voxel_max,
     _voxelize,
@@ -189,6 +190,19 @@ def test_points_of_no_sample_are_in_no_voxel():
     points = torch.zeros(3, 4)
     voxels = voxelize(points, torch.tensor([-1, 0, 2]), 2, RANGE, SIZE)
     assert voxels.point_voxel.tolist() == [-1, 0, -1]
+
+
+def test_a_view_of_wider_points_is_taken_as_it_is():
+    random = np.random.default_rng(0)
+    wide = random.uniform(-1, 1, (500, 7)).astype(np.float32)
+    args = np.zeros(500, np.int64), 1, (-1, -1, -1, 1, 1, 1), (0.5, 0.5, 0.5), (4, 4, 4)
+    for view in (wide[:, :5], wide[:, 1:6], wide[::2, :3]):
+        batch, *others = args
+        given = batch[: len(view)], *others
+        for found, expected in zip(
+            voxelize_points(view, *given), voxelize_points(view.copy(), *given)
+        ):
+            assert np.array_equal(found, expected)
 
 
 def test_huge_grid_gives_the_same_voxels():

@@ -181,7 +181,7 @@ def test_results_are_those_of_the_model(exported):
         torch.testing.assert_close(*(v.probability[same] for v in volumes), rtol=1e-3, atol=1e-4)
 
 
-def test_what_links_two_frames_stays_out_of_an_export_and_in_the_model(exported):
+def test_what_links_two_frames_is_no_task_of_the_manifest(exported):
     model, folder = exported
     manifest = read_manifest(folder)
     assert set(manifest.heads) == set(model.heads) - {"affinity"}

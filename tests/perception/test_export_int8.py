@@ -1,20 +1,23 @@
 """8-bit exports: what they are made of, how near they are, and which layers stay in float."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from model_parts import IMAGE_SIZE, MAP_GRID, make_batch, make_model
+from model_parts import GRID, IMAGE_SIZE, MAP_GRID, make_batch, make_model
 from onnx import TensorProto, helper
 from onnx.numpy_helper import from_array, to_array
 
 from bevstack.perception.encoders.image_semantics import ImageSemantics
 from bevstack.perception.export import int8
 from bevstack.perception.export.example import example_frame
+from bevstack.perception.export.half import to_half
 from bevstack.perception.export.storage import factor_positions, store_weights_in_8_bits
 from bevstack.perception.export.write import write_folder
+from bevstack.perception.heads import AffinityHead
 from bevstack.perception.runtime import Runtime, RuntimeOptions, read_manifest
 from bevstack.perception.runtime.manifest import SensorSpec
 
@@ -100,6 +103,33 @@ def test_a_graph_that_8_bits_do_not_speed_up_computes_in_float(exported, tmp_pat
     assert "QuantizeLinear" not in kinds
     assert spec.float_layers["camera"]
     assert not spec.float_layers["fusion_heads"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_learned_affinity_goes_with_every_precision(tmp_path, precision):
+    model = make_model(camera=False, heads=("detection",))
+    model.heads["affinity"] = head = AffinityHead(32, GRID, channels=4)
+    torch.nn.init.normal_(head.pair[-1].weight)
+    with torch.no_grad():
+        for seed in range(2):
+            model.train()(make_batch(seed=seed, cameras=0))
+    sensors = replace(SENSORS, image_size=None, cameras=False)
+    write_folder(model, sensors, tmp_path)
+    exact = Runtime(tmp_path, OPTIONS)
+    before = (tmp_path / "affinity.onnx").read_bytes()
+    stream = [example_frame(sensors, timestamp_us=n * 500_000) for n in range(2)]
+    if precision == "fp16":
+        to_half(tmp_path)
+    else:
+        int8.to_int8(tmp_path, stream, 0.0)
+        assert (tmp_path / "affinity.onnx").read_bytes() == before
+    runtime, state = Runtime(tmp_path, OPTIONS), None
+    for frame in stream:
+        last, state = state, runtime.run(frame, state).state
+    said = runtime.link(last.linked, state.linked)
+    assert said.match.size > 100
+    expected = exact.link(last.linked, state.linked)
+    np.testing.assert_allclose(said.match, expected.match, atol=0.01)
 
 
 def test_an_agreement_that_cannot_be_had_is_refused(exported, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from model_parts import GRID, make_batch
@@ -10,6 +11,7 @@ from model_parts import GRID, make_batch
 from bevstack.datasets.batch import OccupancyTargets
 from bevstack.datasets.nuscenes.classes import FREE, OCCUPANCY_CLASSES
 from bevstack.kernels.voxel_grid import VoxelGrid
+from bevstack.perception.decoding.occupancy import decode_occupancy
 from bevstack.perception.heads import OccupancyHead, OccupancyOutput
 from bevstack.perception.losses import lovasz_loss, lovasz_softmax_loss
 
@@ -101,6 +103,27 @@ def test_the_right_answer_costs_nothing_and_is_decoded():
     assert torch.equal(head.decode(output).semantics, targets.semantics)
     wrong = certain(targets.semantics.roll(1, 1))
     assert all(term > 0.1 for term in head.loss(wrong, batch).values())
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 0.9])
+def test_the_runtime_decodes_the_same(stride, threshold):
+    head = OccupancyHead(4, GRID, VOXELS, class_stride=stride, threshold=threshold)
+    nx, ny, nz = VOXELS.shape
+    g = torch.Generator().manual_seed(stride)
+    cells = nx // stride, ny // stride
+    output = OccupancyOutput(
+        3 * torch.randn(1, nz, stride, stride, *cells, generator=g),
+        3 * torch.randn(1, nz, K, *cells, generator=g),
+    )
+    expected = head.decode(output)
+    assert (expected.semantics != FREE).float().mean() > 0.05
+    assert threshold == 0 or (expected.semantics == FREE).any()
+    arrays = output.occupied[0].numpy(), output.classes[0].numpy()
+    for threads in (1, 3):
+        found = decode_occupancy(*arrays, threshold, threads)
+        assert np.array_equal(found.semantics, expected.semantics[0])
+        np.testing.assert_allclose(found.probability, expected.probability[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("mask", ["camera", "lidar", "none"])

@@ -180,14 +180,14 @@ def test_affinities_are_those_of_the_model(tmp_path):
     manifest = write_folder(model, SENSORS, tmp_path)
     assert manifest.affinity is not None
     runtime, state, asked = Runtime(tmp_path, OPTIONS), None, []
-    link = runtime._link
+    link = runtime.link
 
     def spied(before, now):
         said = link(before, now)
         asked.append((before, now, said))
         return said
 
-    runtime._link = spied
+    runtime.link = spied
     for k, scene in enumerate("aaab"):
         batch = make_batch(size=1, seed=k, cameras=0)
         sensors = SensorInputs(
