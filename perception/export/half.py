@@ -39,6 +39,7 @@ def to_half(folder: Path) -> None:
             op_block_list=[*DEFAULT_OP_BLOCK_LIST, *FULL_PRECISION],
             node_block_list=kept,
         )
+        _keep_digits_of_inputs(half.graph)
         _sort(half.graph)
         onnx.save(half, str(path))
         check_onnx(path)
@@ -55,6 +56,36 @@ def _behind(model: Any, name: str, last: str) -> list[str]:
             if node.op_type != last:
                 reached |= set(node.output)
     return found
+
+
+def _keep_digits_of_inputs(graph: Any) -> None:
+    """Let what computes in full precision read the graph's inputs themselves.
+
+    The converter casts all of them to half precision first, and then back for these nodes.
+    """
+    from onnx import TensorProto
+
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    kinds = {tensor.name: tensor.type.tensor_type.elem_type for tensor in graph.input}
+    given = {name for name, kind in kinds.items() if kind == TensorProto.FLOAT}
+    source = {}
+    for name, node in casts.items():
+        before = casts.get(node.input[0])
+        if before is not None and before.input[0] in given and _casts_to(node, TensorProto.FLOAT):
+            source[name] = before.input[0]
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = source.get(name, name)
+    read = {name for node in graph.node for name in node.input}
+    read |= {tensor.name for tensor in graph.output}
+    kept = [n for n in graph.node if n.op_type != "Cast" or read.intersection(n.output)]
+    kept = [type(node).FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _casts_to(node: Any, kind: int) -> bool:
+    return any(a.name == "to" and a.i == kind for a in node.attribute)
 
 
 def _sort(graph: Any) -> None:
