@@ -47,6 +47,7 @@ CHANNELS = 80
 POINT_RANGE, VOXEL_SIZE = (-54.0, -54.0, -5.0, 54.0, 54.0, 3.0), (0.075, 0.075, 0.2)
 MAX_POINTS, MAX_VOXELS = 10, 300_000
 TURNS = 3
+WARM_UP = 0.3  # seconds
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def measure(task: str, methods: dict[str, Callable[[], object]], repeat: int) ->
         for method, call in methods.items():
             # OpenMP's threads of the method before spin on for a while, on a core needed now.
             time.sleep(0.5)
-            call()
+            warm = time.perf_counter() + WARM_UP
+            while time.perf_counter() < warm:
+                call()
             for _ in range(-(-repeat // TURNS)):
                 start = time.perf_counter()
                 call()
