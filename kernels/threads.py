@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from threading import get_native_id
 from typing import Any
 
 import numba
@@ -115,7 +114,9 @@ def _threads(size: int) -> ThreadPoolExecutor:
         if _pool is None or _pool_size < size:
             # A list of its own: of a pool that is replaced some thread may begin later.
             _pool_threads = own = []
-            _pool = ThreadPoolExecutor(size, "bevstack", lambda: own.append(get_native_id()))
+            _pool = ThreadPoolExecutor(
+                size, "bevstack", lambda: own.append(threading.get_native_id())
+            )
             _pool_size = size
         return _pool
 
@@ -123,8 +124,8 @@ def _threads(size: int) -> ThreadPoolExecutor:
 def _keep_off_this_core() -> None:
     """Let the pool's threads run anywhere but on the caller's core.
 
-    In a virtual machine an idle core may look taken, and Linux then wakes a thread on the core of
-    the one that waits for it: for 50 ms, until it balances load, two cores do the work of one.
+    Linux may wake a thread on the core of the one that waits for it though another is idle, as was
+    seen in a virtual machine of two: for 50 ms, until it balances load, they do the work of one.
     """
     global _apart
     if _current_core is None or not hasattr(os, "sched_setaffinity"):

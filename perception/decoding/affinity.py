@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -62,6 +63,17 @@ class AffinityInputs(NamedTuple):
     pair_rows: NDArray[np.int64]  # (P,) of the earlier detection
     pair_columns: NDArray[np.int64]  # (P,) of the later one
 
+    @property
+    def possible(self) -> NDArray[np.bool_]:
+        """(N, M) which pairs may be one object."""
+        possible = np.zeros((len(self.told_before), len(self.told_now)), bool)
+        possible[self.pair_rows, self.pair_columns] = True
+        return possible
+
+
+# Takes two maps and AffinityInputs; gives scores of pairs (P,), rows (N, 2) and columns (M, 2).
+Scores = Callable[[Any, Any, AffinityInputs], tuple[NDArray, NDArray, NDArray]]
+
 
 @dataclass(frozen=True)
 class AffinityDecoder:
@@ -82,9 +94,21 @@ class AffinityDecoder:
     reach: float
     max_age: float
 
-    def are_consecutive(self, before: LinkedFrame, now: LinkedFrame) -> bool:
-        """May detections of the two be linked?"""
-        return 0 < now.seconds_after(before) <= self.max_age
+    def link(self, before: LinkedFrame, now: LinkedFrame, scores: Scores) -> Affinity | None:
+        """What becomes of the detections; None if the frames are not consecutive.
+
+        Args:
+            before: the earlier frame, with all its detections.
+            now: the later one.
+            scores: of both frames' maps and what is told of their boxes, as :meth:`affinity` takes
+                them.
+        """
+        if not 0 < now.seconds_after(before) <= self.max_age:
+            return None
+        places = self.rows(before.found), self.rows(now.found)
+        frames = (replace(f, found=f.found[p]) for f, p in zip((before, now), places))
+        inputs = self.inputs(*frames)
+        return self.affinity(places, inputs, *scores(before.map, now.map, inputs))
 
     def rows(self, found: Detections) -> NDArray[np.int64]:
         """Places in the list of the detections that are linked, best first."""
@@ -96,18 +120,13 @@ class AffinityDecoder:
         """The frame with the detections that are linked alone."""
         return replace(frame, found=frame.found[self.rows(frame.found)])
 
-    def possible(self, before: LinkedFrame, now: LinkedFrame) -> NDArray[np.bool_]:
-        """(N, M) which pairs of detections may be one object."""
-        seconds = now.seconds_after(before)
-        return gaps(before.boxes_in(now), now.found.boxes, seconds) < self.reach
-
     def inputs(self, before: LinkedFrame, now: LinkedFrame) -> AffinityInputs:
         """What the head is told of two frames of :meth:`best`."""
         seconds, later = now.seconds_after(before), now.found.boxes
         earlier = before.boxes_in(now)
         ahead = moved(earlier, seconds)
         behind = moved(now.boxes_in(before), -seconds)
-        pair = np.nonzero(self.possible(before, now))
+        pair = np.nonzero(gaps(earlier, later, seconds) < self.reach)
         boxes = before.found.boxes, ahead, later, behind
         scores = before.found.score, before.found.score, now.found.score, now.found.score
         places = [sampling_places(b, self.grid) for b in boxes]

@@ -128,8 +128,8 @@ class AffinityHead(nn.Module):
             if not (valid[first] and valid[second]):
                 continue
             before, now = self.decoder.best(frames[first]), self.decoder.best(frames[second])
-            possible = self.decoder.possible(before, now)
-            logits = self.logits(before, now)
+            inputs = self.decoder.inputs(before, now)
+            logits, possible = self.logits(before.map, now.map, inputs), inputs.possible
             shown_before, _ = self._shown(before, batch, first)
             shown_now, annotated = self._shown(now, batch, second)
             targets = affinity_targets(shown_before, shown_now, annotated, possible)
@@ -142,13 +142,14 @@ class AffinityHead(nn.Module):
     @torch.no_grad()
     def affinity(self, before: LinkedFrame, now: LinkedFrame) -> Affinity | None:
         """What becomes of the detections; None if the frames are not consecutive."""
-        if not self.decoder.are_consecutive(before, now):
-            return None
-        places = self.decoder.rows(before.found), self.decoder.rows(now.found)
-        before, now = self.decoder.best(before), self.decoder.best(now)
-        inputs = self.decoder.inputs(before, now)
-        scores = self.scores(before.map, now.map, *_on(now.map, inputs))
-        return self.decoder.affinity(places, inputs, *(score.cpu().numpy() for score in scores))
+
+        def scores(
+            first: Tensor, second: Tensor, inputs: AffinityInputs
+        ) -> tuple[NDArray, NDArray, NDArray]:
+            pair, row, column = self.scores(first, second, *_on(second, inputs))
+            return pair.cpu().numpy(), row.cpu().numpy(), column.cpu().numpy()
+
+        return self.decoder.link(before, now, scores)
 
     def decode(
         self, output: AffinityOutput, batch: Batch, found: Sequence[Detections]
@@ -167,11 +168,10 @@ class AffinityHead(nn.Module):
         columns = zip(output.map, found, poses, scenes, times, strict=True)
         return [LinkedFrame(*frame) for frame in columns]
 
-    def logits(self, before: LinkedFrame, now: LinkedFrame) -> AffinityLogits:
-        """Scores of two frames' detections, of those that are linked alone."""
-        inputs = self.decoder.inputs(before, now)
-        tensors = _on(now.map, inputs)
-        pair, row, column = self.scores(before.map, now.map, *tensors)
+    def logits(self, before: Tensor, now: Tensor, inputs: AffinityInputs) -> AffinityLogits:
+        """:meth:`scores`, those of the pairs as a matrix."""
+        tensors = _on(now, inputs)
+        pair, row, column = self.scores(before, now, *tensors)
         match = pair.new_full((len(row), len(column)), -torch.inf)
         return AffinityLogits(match.index_put(tensors[-2:], pair), row, column)
 

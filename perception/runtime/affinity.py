@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoding.affinity import LinkedFrame
+from ..decoding.affinity import AffinityInputs, LinkedFrame
 from ..tracking.affinity import Affinity
 from .manifest import AffinitySpec
 from .session import GraphSession
+
+if TYPE_CHECKING:
+    from onnxruntime import OrtValue
 
 MAP = "affinity.map"  # output of the heads' graph
 MAP_BEFORE, MAP_NOW = "map_before", "map_now"  # inputs, beside those of AffinityInputs
@@ -28,16 +33,16 @@ class AffinityLink:
 
     def __call__(self, before: LinkedFrame, now: LinkedFrame) -> Affinity | None:
         """What becomes of the detections; None if the frames are not consecutive."""
-        if not self.spec.are_consecutive(before, now):
-            return None
-        places = self.spec.rows(before.found), self.spec.rows(now.found)
-        before, now = self.spec.best(before), self.spec.best(now)
-        inputs = self.spec.inputs(before, now)
+        return self.spec.link(before, now, self._scores)
+
+    def _scores(
+        self, before: OrtValue, now: OrtValue, inputs: AffinityInputs
+    ) -> tuple[NDArray, NDArray, NDArray]:
         given = {name: _at_least_one(array) for name, array in inputs._asdict().items()}
-        found = self._graph.run({MAP_BEFORE: before.map, MAP_NOW: now.map, **given})
+        found = self._graph.run({MAP_BEFORE: before, MAP_NOW: now, **given})
+        pair, row, column = (found[name].numpy() for name in SCORES)
         lengths = len(inputs.told_pairs), len(inputs.told_before), len(inputs.told_now)
-        scores = (found[name].numpy()[:n] for name, n in zip(SCORES, lengths))
-        return self.spec.affinity(places, inputs, *scores)
+        return pair[: lengths[0]], row[: lengths[1]], column[: lengths[2]]
 
 
 def _at_least_one(array: NDArray) -> NDArray:

@@ -151,10 +151,9 @@ def test_what_can_be_matched_does_not_depend_on_the_frames_augmentation(x, y, ya
     bev_from_global = pose(x, y, yaw, flip, scale)
     augmented = replace(earlier, boxes=earlier.boxes.transformed(bev_from_global))
     place = np.linalg.inv(bev_from_global)
-    plain = model.decoder.possible(frame(earlier), frame(later, 0.5))
-    np.testing.assert_array_equal(
-        model.decoder.possible(frame(augmented, place=place), frame(later, 0.5)), plain
-    )
+    plain = model.decoder.inputs(frame(earlier), frame(later, 0.5))
+    moved = model.decoder.inputs(frame(augmented, place=place), frame(later, 0.5))
+    np.testing.assert_array_equal(moved.possible, plain.possible)
 
 
 def test_only_consecutive_frames_of_a_scene_are_linked():
